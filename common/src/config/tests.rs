@@ -1,0 +1,409 @@
+//! Every way a configuration can be written, and every way it can be wrong.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{ByteSize, Check, ConfigPath, Mistake, SecretFile, SecretFileError, Spec, load};
+use crate::id::SourceId;
+
+const DEFAULTS: &str = r#"
+[listen]
+address = "127.0.0.1:8443"
+certificate = ""
+[limits]
+body = "256KiB"
+deadline = "15s"
+hard = "30s"
+count = 5
+ratio = 0.5
+[log]
+format = "json"
+[retry]
+lanes = ["10s", "1m"]
+[pipeline]
+edge_key = { id = "", file = "" }
+[source.default]
+enabled = true
+path = "/webhook"
+tolerance = "5m"
+secrets = []
+[source.default.rule]
+id = "/id"
+"#;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    listen: Listen,
+    limits: Limits,
+    log: Log,
+    retry: Retry,
+    pipeline: Pipeline,
+    source: BTreeMap<SourceId, Source>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    address: std::net::SocketAddr,
+    certificate: ConfigPath,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    body: ByteSize,
+    #[serde(with = "super::duration")]
+    deadline: Duration,
+    #[serde(with = "super::duration")]
+    hard: Duration,
+    count: u8,
+    ratio: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    format: crate::telemetry::LogFormat,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    #[serde(with = "super::durations")]
+    lanes: Vec<Duration>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pipeline {
+    edge_key: Key,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    id: String,
+    file: SecretFile,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    enabled: bool,
+    path: String,
+    #[serde(with = "super::duration")]
+    tolerance: Duration,
+    secrets: Vec<Key>,
+    rule: Rule,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    id: String,
+}
+
+impl Check for Config {
+    fn check(&self, mistakes: &mut Vec<Mistake>) {
+        if self.limits.deadline >= self.limits.hard {
+            mistakes.push(Mistake::new("limits.deadline", "must be shorter than limits.hard"));
+        }
+        for (name, source) in &self.source {
+            for (index, secret) in source.secrets.iter().enumerate() {
+                if secret.id.is_empty() {
+                    mistakes.push(Mistake::new(format!("source.{name}.secrets[{index}].id"), "must not be empty"));
+                }
+            }
+        }
+        if self.listen.certificate.as_path().extension().is_some_and(|extension| extension == "txt") {
+            mistakes.push(Mistake::new("listen.certificate", "must be PEM"));
+        }
+        if self.log.format == crate::telemetry::LogFormat::Human && self.pipeline.edge_key.id.is_empty() {
+            mistakes.push(Mistake::new("pipeline.edge_key.id", "is required"));
+        }
+    }
+}
+
+/// A file's text, loaded from a directory of its own; the name that mistakes show is cut to the file's.
+fn try_load(file: Option<&str>, env: &[(&str, &str)]) -> (PathBuf, Result<Config, Vec<String>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    if let Some(text) = file {
+        std::fs::write(&path, text).unwrap();
+    }
+    let spec = Spec { name: "edge", defaults: DEFAULTS, env_prefix: "EDGE" };
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let loaded = load::<Config>(spec, file.map(|_| path.as_path()), env);
+    let shown = |mistake: &Mistake| mistake.to_string().replace(&format!("{}/", dir.path().display()), "");
+    (dir.path().to_owned(), loaded.map_err(|mistakes| mistakes.iter().map(shown).collect()))
+}
+
+fn good(file: Option<&str>, env: &[(&str, &str)]) -> Config {
+    try_load(file, env).1.unwrap()
+}
+
+/// One run over `file` and `env` must report exactly these mistakes, in this order.
+fn check(file: &str, env: &[(&str, &str)], expect: &[&str]) {
+    let mistakes = try_load(Some(file), env).1.expect_err("a mistake");
+    assert_eq!(mistakes, expect, "for {file}");
+}
+
+#[test]
+fn without_file_and_environment_the_defaults_hold() {
+    let config = good(None, &[]);
+    assert_eq!(config.listen.address.port(), 8443);
+    assert!(config.listen.certificate.is_empty() && config.listen.certificate.if_set().is_none());
+    assert_eq!(config.limits.body, ByteSize::kib(256));
+    assert_eq!((config.limits.deadline, config.limits.count), (Duration::from_secs(15), 5));
+    assert_eq!(config.retry.lanes, [Duration::from_secs(10), Duration::from_secs(60)]);
+    assert!(config.source.is_empty(), "the template is no entry");
+}
+
+#[test]
+fn the_file_overrides_defaults_and_the_environment_overrides_the_file() {
+    let file = "[limits]\ncount = 6\nbody = \"1KiB\"\n[log]\nformat = \"human\"\n[pipeline]\nedge_key.id = \"e\"\n";
+    let config = good(Some(file), &[("EDGE__LIMITS__COUNT", "7"), ("EDGE_LIMITS", "x"), ("OTHER__LIMITS__COUNT", "8")]);
+    assert_eq!((config.limits.count, config.limits.body), (7, ByteSize::new(1024)));
+    assert_eq!(config.log.format, crate::telemetry::LogFormat::Human);
+    assert_eq!(config.limits.deadline, Duration::from_secs(15), "a table is merged, not replaced");
+}
+
+#[test]
+fn entries_inherit_the_template_however_it_is_changed() {
+    let file = r#"
+[source.a]
+path = "/a"
+[source.b]
+tolerance = "30s"
+rule.id = "/b"
+[source.default]
+tolerance = "60s"
+[source.c]
+"#;
+    let config = good(Some(file), &[("EDGE__SOURCE__DEFAULT__ENABLED", "false"), ("EDGE__SOURCE__D__PATH", "/d")]);
+    let names: Vec<&str> = config.source.keys().map(SourceId::as_str).collect();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    let seen: Vec<(&str, u64, bool, &str)> = config
+        .source
+        .values()
+        .map(|source| (source.path.as_str(), source.tolerance.as_secs(), source.enabled, source.rule.id.as_str()))
+        .collect();
+    let expect = [
+        ("/a", 60, false, "/id"),
+        ("/webhook", 30, false, "/b"),
+        ("/webhook", 60, false, "/id"),
+        ("/d", 60, false, "/id"),
+    ];
+    assert_eq!(seen, expect);
+}
+
+#[test]
+fn environment_values_are_toml_where_they_parse_and_strings_where_strings_belong() {
+    let env = [
+        ("EDGE__LIMITS__RATIO", "0.25"),
+        ("EDGE__LIMITS__DEADLINE", "2s"),
+        ("EDGE__LIMITS__BODY", "4096"),
+        ("EDGE__RETRY__LANES", r#"["1s"]"#),
+        ("EDGE__PIPELINE__EDGE_KEY__ID", "7"),
+        ("EDGE__SOURCE__A__SECRETS", r#"[{id = "s1", file = "f"}]"#),
+        ("EDGE__SOURCE__A__PATH", "\"/quoted\""),
+        ("EDGE__SOURCE__A__RULE__ID", "x = 1\n[limits]"),
+    ];
+    let config = good(None, &env);
+    assert_eq!((config.limits.ratio, config.limits.deadline.as_secs()), (0.25, 2));
+    assert_eq!(config.limits.body, ByteSize::kib(4));
+    assert_eq!(config.retry.lanes, [Duration::from_secs(1)]);
+    assert_eq!(config.pipeline.edge_key.id, "7");
+    let source = config.source.values().next().unwrap();
+    assert_eq!((source.path.as_str(), source.secrets[0].id.as_str()), ("/quoted", "s1"));
+    assert_eq!(source.rule.id, "x = 1\n[limits]", "a value cannot smuggle in other keys");
+}
+
+#[test]
+fn paths_start_at_the_files_directory() {
+    let file = "[listen]\ncertificate = \"tls/server.pem\"\n[pipeline]\nedge_key = { id = \"e\", file = \"/abs/key\" }\n\
+                [source.a]\nsecrets = [{ id = \"s1\", file = \"s\" }]\n";
+    let (dir, config) = try_load(Some(file), &[("EDGE__SOURCE__B__SECRETS", "[{id = 's2', file = 'e'}]")]);
+    let config = config.unwrap();
+    assert_eq!(config.listen.certificate.as_path(), dir.join("tls/server.pem"));
+    assert_eq!(config.pipeline.edge_key.file.as_path(), Path::new("/abs/key"));
+    let files: Vec<&Path> = config.source.values().map(|source| source.secrets[0].file.as_path()).collect();
+    assert_eq!(files, [dir.join("s"), dir.join("e")]);
+    assert_eq!(good(None, &[("EDGE__LISTEN__CERTIFICATE", "x")]).listen.certificate.as_path(), Path::new("x"));
+}
+
+#[test]
+fn every_mistake_is_told_in_one_run() {
+    let file = r#"# line 1
+[listen]
+address = "nowhere"
+certificat = "x"
+[limits]
+body = "many"
+deadline = "20s"
+hard = "10s"
+count = 300
+ratio = true
+[log]
+format = "xml"
+[retry]
+lanes = ["10s", "soon", 7]
+[sources.a]
+path = "/a"
+[source.a]
+tolerance = 5
+secrets = [
+  { id = "", file = "f" },
+  { id = 5, file = "f", extra = 1 },
+  { file = "f" },
+  "s1",
+]
+[source."B b"]
+path = "/b"
+[source]
+c = 1
+"#;
+    let expect = [
+        "edge.toml:3: listen.address: invalid socket address syntax",
+        "edge.toml:4: listen.certificat: unknown key, expected one of address, certificate",
+        "edge.toml:6: limits.body: invalid value: string \"many\", expected a size such as \"256KiB\"",
+        "edge.toml:7: limits.deadline: must be shorter than limits.hard",
+        "edge.toml:9: limits.count: invalid value: integer `300`, expected u8",
+        "edge.toml:10: limits.ratio: invalid type: boolean `true`, expected f64",
+        "edge.toml:12: log.format: unknown variant `xml`, expected `json` or `human`",
+        "edge.toml:14: retry.lanes[1]: invalid value: string \"soon\", expected a duration such as \"10s\"",
+        "edge.toml:14: retry.lanes[2]: invalid type: integer `7`, expected a string",
+        "edge.toml:15: sources: unknown key, expected one of limits, listen, log, pipeline, retry, source",
+        "edge.toml:18: source.a.tolerance: invalid type: integer `5`, expected a string",
+        "edge.toml:20: source.a.secrets[0].id: must not be empty",
+        "edge.toml:21: source.a.secrets[1].extra: unknown field `extra`, expected `id` or `file`",
+        "edge.toml:21: source.a.secrets[1].id: invalid type: integer `5`, expected a string",
+        "edge.toml:22: source.a.secrets[2]: missing field `id`",
+        "edge.toml:23: source.a.secrets[3]: expected a table",
+        "edge.toml:25: source.B b: \"B b\" is not a source name: 1 to 64 of a-z, 0-9, _ and -, beginning with a letter or digit",
+        "edge.toml:28: source.c: expected a table",
+    ];
+    check(file, &[], &expect);
+}
+
+#[test]
+fn mistakes_in_the_environment_name_the_variable() {
+    let env = [
+        ("EDGE__LIMITS__COUNT", "many"),
+        ("EDGE__LIMITS__CUONT", "5"),
+        ("EDGE__LIMITS", "5"),
+        ("EDGE____X", "5"),
+        ("EDGE__LOG__FORMAT", "json"),
+        ("EDGE__SOURCE__A__TOLERANCE", "x"),
+    ];
+    let expect = [
+        "edge.toml:1: log: expected a table",
+        "EDGE__LIMITS: limits: expected a table",
+        "EDGE__LIMITS__COUNT: limits.count: invalid type: string \"many\", expected u8",
+        "EDGE__LIMITS__CUONT: limits.cuont: unknown key, expected one of body, count, deadline, hard, ratio",
+        "EDGE__SOURCE__A__TOLERANCE: source.a.tolerance: invalid value: string \"x\", expected a duration such as \"10s\"",
+        "EDGE____X: two underscores separate levels, and each level needs a name",
+    ];
+    check("log = 5", &env, &expect);
+}
+
+#[test]
+fn broken_syntax_is_told_with_its_lines_and_what_can_still_be_seen() {
+    let several = [
+        "edge.toml:2: string values must be quoted, expected literal string",
+        "edge.toml:3: invalid float, expected nothing",
+        "edge.toml:5: log.format: expected one of json, human",
+    ];
+    check("[limits]\ncount = \nratio = 1.0.0\n[log]\nformat = 1\n", &[], &several);
+    check("[limits]\ncount = 1\ncount = 2\n", &[], &["edge.toml:3: duplicate key"]);
+    // `hard` is shorter than `deadline`, but the rest of the file may say so.
+    check("[limits]\nhard = \"1s\"\n[listen\n", &[], &["edge.toml:3: unclosed table, expected `]`"]);
+}
+
+#[test]
+fn an_absent_file_is_a_mistake_and_the_environment_is_still_judged() {
+    let spec = Spec { name: "edge", defaults: DEFAULTS, env_prefix: "EDGE" };
+    let env = [("EDGE__LIMITS__COUNT".to_owned(), "-1".to_owned())];
+    let mistakes = load::<Config>(spec, Some(Path::new("/nowhere/edge.toml")), env.into_iter()).unwrap_err();
+    let expect = "/nowhere/edge.toml: cannot be read: No such file or directory (os error 2)\n\
+                  EDGE__LIMITS__COUNT: limits.count: invalid value: integer `-1`, expected u8";
+    assert_eq!(mistakes.to_string(), expect);
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_files_name() {
+    check("[log]\nformat = \"human\"\n", &[], &["edge.toml: pipeline.edge_key.id: is required"]);
+    let mistakes = try_load(None, &[("EDGE__LOG__FORMAT", "human")]).1.unwrap_err();
+    assert_eq!(mistakes, ["edge: pipeline.edge_key.id: is required"]);
+}
+
+#[test]
+fn a_mistake_in_a_template_is_told_once() {
+    let file = "[source.default]\ntolerance = 5\n[source.a]\n[source.b]\n";
+    check(file, &[], &["edge.toml:2: source.a.tolerance: invalid type: integer `5`, expected a string"]);
+}
+
+#[test]
+fn relations_on_mended_values_are_not_told() {
+    // The default of `hard`, 30 s, is longer: nobody asked for it here.
+    let file = "[limits]\ndeadline = \"60s\"\nhard = \"never\"\n[listen]\ncertificate = 5\n";
+    let expect = [
+        "edge.toml:3: limits.hard: invalid value: string \"never\", expected a duration such as \"10s\"",
+        "edge.toml:5: listen.certificate: invalid type: integer `5`, expected a string",
+    ];
+    check(file, &[], &expect);
+}
+
+#[test]
+fn sizes() {
+    let read = |json: &str| serde_json::from_str::<ByteSize>(json).map(ByteSize::as_u64);
+    for (text, bytes) in [("\"256KiB\"", 262_144), ("\"2 MiB\"", 2_097_152), ("\"1kB\"", 1000), ("\"7\"", 7), ("7", 7)]
+    {
+        assert_eq!(read(text).unwrap(), bytes, "{text}");
+    }
+    for bad in ["\"\"", "\"-1\"", "-1", "\"1 parsec\"", "true", "1.5"] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+    assert_eq!(ByteSize::kib(256).to_string(), "256.0 KiB");
+}
+
+#[test]
+fn secrets_are_bytes_or_what_their_prefix_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |content: &[u8]| {
+        let path = dir.path().join("secret");
+        std::fs::write(&path, content).unwrap();
+        SecretFile::new(path)
+    };
+    let cases: [(&[u8], &[u8]); 8] = [
+        (b"printable text", b"printable text"),
+        (b"one newline\n", b"one newline"),
+        (b"two newlines\n\n", b"two newlines\n"),
+        (b"dos\r\n", b"dos"),
+        (b"\x00\xff\r", b"\x00\xff\r"),
+        (b"hex:00fFa0\n", b"\x00\xff\xa0"),
+        (b"base64:AP+g\n", b"\x00\xff\xa0"),
+        (b"Hex:00", b"Hex:00"),
+    ];
+    for (content, secret) in cases {
+        assert_eq!(file(content).load().unwrap().expose(), secret, "{content:?}");
+    }
+    for empty in [&b""[..], b"\n", b"\r\n", b"hex:", b"base64:\n"] {
+        assert!(matches!(file(empty).load(), Err(SecretFileError::Empty { .. })), "{empty:?}");
+    }
+    for wrong in [&b"hex:0"[..], b"hex:canary", b"base64:canary!", b"base64:AP-g", b"base64:AP+", b"hex:00 "] {
+        let error = file(wrong).load().unwrap_err();
+        assert!(matches!(error, SecretFileError::Encoding { .. }), "{wrong:?}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+    assert_eq!(file(&[b'x'; 65_536]).load().unwrap().expose().len(), 65_536);
+    assert!(matches!(file(&[b'x'; 65_537]).load(), Err(SecretFileError::TooLarge { .. })));
+    let absent = SecretFile::new(dir.path().join("absent"));
+    assert!(matches!(absent.load(), Err(SecretFileError::Unreadable { .. })));
+}

@@ -1,0 +1,183 @@
+//! The HTTPS client of the sender and of the HTTP sink: one bounded exchange at a time, on pooled connections.
+//!
+//! It knows nothing of retries and follows no redirect. The system's root certificates are trusted, with those that
+//! the configuration adds; verification has no off switch. Plain HTTP is refused unless it was asked for. Proxy
+//! variables of the environment are not read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+
+use crate::tls;
+
+/// An idle connection is closed by us after this time: a little less than the 5 s after which common servers close
+/// theirs, so that a request seldom meets a connection that is just being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// A silent HTTP/2 connection with requests on it is asked for a sign of life this often.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// An HTTP/2 connection that does not answer that within this time is given up.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest part of an answer's body that is kept. Nobody needs more than an error's sentence.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// What a client may speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schemes {
+    /// `https://` only.
+    HttpsOnly,
+    /// `http://` too: for development, or where something else encrypts.
+    HttpToo,
+}
+
+/// How a client is made.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// What it may speak.
+    pub schemes: Schemes,
+    /// Certificates of authorities that are trusted besides the system's.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Longest time for a TCP connection to come up. TLS counts towards the request's own timeout.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { schemes: Schemes::HttpsOnly, extra_roots: Vec::new(), connect_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Why no client was made. The operator's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A configured authority's certificate is not usable.
+    #[error("an authority's certificate cannot be used")]
+    Root(#[source] rustls::Error),
+    /// Neither the system nor the configuration has a root certificate, and only HTTPS is allowed.
+    #[error("no root certificates: install the system's (package ca-certificates) or configure a `ca`")]
+    NoRoots,
+    /// The crypto provider does not offer what we ask for. Ours.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Why an exchange brought no answer. The other side's fault, or the network's.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection: the request was not sent.
+    #[error("no connection")]
+    Connect(#[source] hyper_util::client::legacy::Error),
+    /// The connection broke. The request may have been received.
+    #[error("the connection broke before an answer")]
+    Broken(#[source] hyper_util::client::legacy::Error),
+    /// No answer in time. The request may have been received.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// An HTTP client. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct HttpsClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl HttpsClient {
+    /// Makes a client; reads the system's root certificates.
+    pub fn new(options: &ClientOptions) -> Result<Self, ClientError> {
+        let tls_config = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&tls::VERSIONS)
+            .map_err(ClientError::Tls)?
+            .with_root_certificates(roots(options)?)
+            .with_no_client_auth();
+
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(options.connect_timeout));
+
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls_config);
+        let builder = match options.schemes {
+            Schemes::HttpsOnly => builder.https_only(),
+            Schemes::HttpToo => builder.https_or_http(),
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .build(builder.enable_all_versions().wrap_connector(tcp));
+        Ok(Self { client })
+    }
+
+    /// Sends a request and waits for the answer, at most `timeout`.
+    ///
+    /// The status decides, so what happens after it is no error: of a body that is longer than 16 KiB, that breaks, or
+    /// that is not there in time, the answer holds what had arrived.
+    pub async fn exchange(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, CallError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let answer = tokio::time::timeout_at(deadline, self.client.request(request.map(Full::new)))
+            .await
+            .map_err(|_| CallError::Timeout(timeout))?
+            .map_err(|error| if error.is_connect() { CallError::Connect(error) } else { CallError::Broken(error) })?;
+        let (head, body) = answer.into_parts();
+        let mut kept = BytesMut::new();
+        // Late or whole, the status stands.
+        let _ = tokio::time::timeout_at(deadline, keep_start(body, &mut kept)).await;
+        Ok(Response::from_parts(head, kept.freeze()))
+    }
+}
+
+/// How long an answer asks us to wait, in either form of `Retry-After`. `None` if it does not say, or not legibly.
+pub fn retry_after(headers: &HeaderMap, now_s: u64) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // So many digits that they overflow mean "very long"; the caller has a cap.
+        if text.is_empty() { return None } else { text.parse().unwrap_or(u64::MAX) }
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        let since_1970 = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+        since_1970.as_secs().saturating_sub(now_s)
+    };
+    Some(Duration::from_secs(seconds))
+}
+
+fn roots(options: &ClientOptions) -> Result<Arc<RootCertStore>, ClientError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot read some of the system's root certificates");
+    }
+    roots.add_parsable_certificates(system.certs);
+    for certificate in &options.extra_roots {
+        roots.add(certificate.clone()).map_err(ClientError::Root)?;
+    }
+    match options.schemes {
+        Schemes::HttpsOnly if roots.is_empty() => Err(ClientError::NoRoots),
+        Schemes::HttpsOnly | Schemes::HttpToo => Ok(Arc::new(roots)),
+    }
+}
+
+async fn keep_start(mut body: Incoming, kept: &mut BytesMut) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        let room = ANSWER_BYTES_MAX - kept.len();
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

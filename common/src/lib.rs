@@ -1,0 +1,18 @@
+//! Wire format, ids, records, configuration, Kafka client, telemetry and shutdown.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod envelope;
+pub mod http_client;
+pub mod id;
+pub mod kafka;
+pub mod limits;
+pub mod record;
+pub mod secret;
+pub mod shutdown;
+pub mod signature;
+pub mod standard_webhooks;
+pub mod telemetry;
+pub mod tls;
+pub mod topics;

@@ -1,0 +1,468 @@
+//! The record: a sealed body with headers of fixed names, and the MAC that ties them to their topic.
+//!
+//! The value is the body exactly as the sender sent it. Headers are replaced at each hop and never appended, and each
+//! hop makes the MAC anew with the key of its half: the edge's for `inbox`, the core's for everything behind it. So a
+//! record that was altered, re-labelled, injected, or copied into another topic is refused.
+//!
+//! ```text
+//! ss-version      "1"
+//! ss-source       source name
+//! ss-received     when ingest accepted it, Unix milliseconds, decimal
+//! ss-timestamp    the sender's timestamp, as signed
+//! ss-id           keyed id, 32 hex digits                        from events on
+//! ss-id-previous  the same under the previous id key             while an id key rotates
+//! ss-first-seen   broker time in events, Unix milliseconds       from the first retry on
+//! ss-sink         sink name                                      from the first retry on
+//! ss-redrive      how often it was redriven, decimal             from the first retry on
+//! ss-attempt      dispatches made so far, decimal                from the first retry on
+//! ss-hop          times parked for the present attempt, decimal  from the first retry on
+//! ss-reason       why it is dead                                 dead
+//! ss-status       the sink's HTTP status, if it gave one         dead
+//! ss-origin       topic role "/" partition "/" offset            dead
+//! ss-failed       when it was given up, Unix milliseconds        dead
+//! traceparent     W3C trace context, if the sender gave one
+//! ss-mac          "1:" key id ":" base64url(MAC)
+//!
+//! MAC = HMAC-SHA256(key, field(role) ‖ header* ‖ field(value))
+//!   header = 0x00 if absent, else 0x01 ‖ field(text), in the order of the table, ss-mac left out
+//!   field(x) = len(x) as 8 bytes, big-endian, ‖ x
+//! ```
+
+use std::fmt;
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::id::{KeyId, KeyedId, SinkId, SourceId};
+use crate::secret::Secret;
+use crate::topics::Topic;
+
+/// Name of the header with the MAC.
+pub const MAC_HEADER: &str = "ss-mac";
+
+const VERSION: &str = "1";
+
+/// The headers that the MAC covers, in its order.
+const NAMES: [&str; 16] = [
+    "ss-version",
+    "ss-source",
+    "ss-received",
+    "ss-timestamp",
+    "ss-id",
+    "ss-id-previous",
+    "ss-first-seen",
+    "ss-sink",
+    "ss-redrive",
+    "ss-attempt",
+    "ss-hop",
+    "ss-reason",
+    "ss-status",
+    "ss-origin",
+    "ss-failed",
+    "traceparent",
+];
+
+#[derive(Clone, Copy)]
+enum Field {
+    Version,
+    Source,
+    Received,
+    Timestamp,
+    Id,
+    IdPrevious,
+    FirstSeen,
+    Sink,
+    Redrive,
+    Attempt,
+    Hop,
+    Reason,
+    Status,
+    Origin,
+    Failed,
+    Traceparent,
+}
+
+/// Why a record was not accepted. Somebody with access to Kafka, or an operator who removed a key too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// No MAC, one of another form, or by a key that is not here.
+    #[error("the record carries no MAC by a known key")]
+    UnknownKey,
+    /// The MAC does not fit the record and its topic.
+    #[error("the record's MAC does not fit it")]
+    BadMac,
+    /// The MAC fits, yet a header is missing or malformed: written by another version.
+    #[error("the record's headers are not of a form known here")]
+    Malformed,
+}
+
+/// What a record says about its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Whose event it is.
+    pub source: SourceId,
+    /// When ingest accepted it, Unix milliseconds by ingest's clock.
+    pub received_ms: u64,
+    /// The sender's timestamp as signed: its text is part of the identity of an event without an id.
+    pub timestamp: Box<str>,
+    /// W3C trace context from the sender.
+    pub traceparent: Option<Box<str>>,
+    /// Where it belongs, from `events` on.
+    pub identity: Option<Identity>,
+    /// What a retry lane knows, from the first retry on.
+    pub retry: Option<Retry>,
+}
+
+/// An event's identity as the router wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Under the current id key.
+    pub id: KeyedId,
+    /// Under the previous id key, for a window after a rotation.
+    pub previous: Option<KeyedId>,
+}
+
+/// A record's way through the retry lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// The sink that it goes to.
+    pub sink: SinkId,
+    /// Broker time of the record in `events`, Unix milliseconds.
+    pub first_seen_ms: u64,
+    /// How often it was redriven from `dead`.
+    pub redrive: u32,
+    /// Dispatches made so far.
+    pub attempt: u32,
+    /// Times parked for the present attempt.
+    pub hop: u32,
+}
+
+/// Why and where a record ended in `dead`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason, one of a closed set.
+    pub reason: Reason,
+    /// The sink's HTTP status, if it gave one.
+    pub status: Option<u16>,
+    /// Where the record was read.
+    pub origin: Origin,
+    /// When it was given up, Unix milliseconds.
+    pub failed_ms: u64,
+}
+
+/// A place in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The topic's role.
+    pub role: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a record is dead.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The reason's name in headers and metrics.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The record's MAC is missing, wrong or unreadable. Never redriven.
+    BadMac = "bad_mac",
+    /// The source is not configured here. Redriven once it is.
+    UnknownSource = "unknown_source",
+    /// The envelope is not of a known form. Ingest let it pass, so the two halves differ in version.
+    InvalidEnvelope = "invalid_envelope",
+    /// No key of the source has the envelope's key id. Redriven once the key is added.
+    UnknownKey = "unknown_key",
+    /// No key of the source opens it: a wrong key, or a ciphertext that was altered.
+    OpenFailed = "open_failed",
+    /// The event has no event id by its source's rule.
+    InvalidEventId = "invalid_event_id",
+    /// It lies in a partition that is not its id's: copied by hand.
+    Misplaced = "misplaced",
+    /// It is older than the configured maximum: copied by hand, or a very long outage.
+    TooOld = "too_old",
+    /// The sink refused this one event for good.
+    Refused = "refused",
+    /// The attempts are used up.
+    Exhausted = "exhausted",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A header of a record, ready to be written.
+pub type Header = (&'static str, Vec<u8>);
+
+/// One key that makes and checks record MACs.
+pub struct RecordKey {
+    id: KeyId,
+    mac: Hmac<Sha256>,
+}
+
+impl RecordKey {
+    /// A key with its name. 32 random bytes are right.
+    pub fn new(id: KeyId, secret: &Secret) -> Self {
+        Self { id, mac: Hmac::new_from_slice(secret.expose()).expect("HMAC takes a key of any length") }
+    }
+}
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordKey({}, [redacted])", self.id)
+    }
+}
+
+/// The keys of one half: the first makes, all check.
+#[derive(Debug)]
+pub struct RecordKeys(Vec<RecordKey>);
+
+impl RecordKeys {
+    /// Keys in order, the current one first; `None` without any.
+    pub fn new(keys: Vec<RecordKey>) -> Option<Self> {
+        if keys.is_empty() { None } else { Some(Self(keys)) }
+    }
+
+    /// The headers of a record for `topic`, its MAC included.
+    pub fn seal(&self, topic: &Topic, head: &Head, value: &[u8]) -> Vec<Header> {
+        self.finish(topic, Fields::of_head(head), value)
+    }
+
+    /// The headers of a dead letter. A record whose headers could not be trusted has no head: none of them is kept.
+    pub fn seal_dead(&self, head: Option<&Head>, failure: &Failure, value: &[u8]) -> Vec<Header> {
+        let mut fields = head.map_or_else(Fields::default, Fields::of_head);
+        fields.set_failure(failure);
+        self.finish(&Topic::Dead, fields, value)
+    }
+
+    fn finish(&self, topic: &Topic, mut fields: Fields, value: &[u8]) -> Vec<Header> {
+        fields.set(Field::Version, VERSION);
+        let key = &self.0[0];
+        let mac = mac(&key.mac, topic, &fields.as_slices(), value).finalize().into_bytes();
+        let mac = format!("1:{}:{}", key.id, BASE64URL_NOPAD.encode(&mac));
+        let mut headers: Vec<Header> = Vec::with_capacity(NAMES.len() + 1);
+        headers.extend(NAMES.into_iter().zip(fields.0).filter_map(|(name, text)| Some((name, text?))));
+        headers.push((MAC_HEADER, mac.into_bytes()));
+        headers
+    }
+
+    /// Checks the MAC, then reads the head.
+    pub fn open<'a>(
+        &self,
+        topic: &Topic,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        value: &[u8],
+    ) -> Result<Head, RecordError> {
+        self.verify(topic, headers, value)?.head()
+    }
+
+    /// Checks the MAC of a dead letter, then reads why it is dead and, if it was ever trusted, its head.
+    pub fn open_dead<'a>(
+        &self,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        value: &[u8],
+    ) -> Result<(Option<Head>, Failure), RecordError> {
+        let raw = self.verify(&Topic::Dead, headers, value)?;
+        let head = if raw.has(Field::Source) { Some(raw.head()?) } else { None };
+        Ok((head, raw.failure()?))
+    }
+
+    fn verify<'a>(
+        &self,
+        topic: &Topic,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        value: &[u8],
+    ) -> Result<Raw<'a>, RecordError> {
+        let mut raw = Raw::default();
+        let mut found = None;
+        for (name, text) in headers {
+            if name == MAC_HEADER {
+                if found.replace(text).is_some() {
+                    return Err(RecordError::BadMac);
+                }
+            } else if let Some(at) = NAMES.iter().position(|known| *known == name) {
+                if raw.0[at].replace(text).is_some() {
+                    return Err(RecordError::BadMac);
+                }
+            } else if name.starts_with("ss-") {
+                return Err(RecordError::BadMac);
+            }
+        }
+        let (id, tag) = found.and_then(parse_mac).ok_or(RecordError::UnknownKey)?;
+        let key = self.0.iter().find(|key| key.id.as_str() == id).ok_or(RecordError::UnknownKey)?;
+        mac(&key.mac, topic, &raw.0, value).verify_slice(&tag).map_err(|_| RecordError::BadMac)?;
+        if raw.text(Field::Version)? == VERSION { Ok(raw) } else { Err(RecordError::Malformed) }
+    }
+}
+
+fn parse_mac(text: &[u8]) -> Option<(&str, Vec<u8>)> {
+    let (id, tag) = std::str::from_utf8(text).ok()?.strip_prefix("1:")?.split_once(':')?;
+    Some((id, BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?))
+}
+
+fn mac(key: &Hmac<Sha256>, topic: &Topic, fields: &[Option<&[u8]>; NAMES.len()], value: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    let mut field = |text: &[u8]| {
+        mac.update(&(text.len() as u64).to_be_bytes());
+        mac.update(text);
+    };
+    field(topic.role().as_bytes());
+    let mut head = Vec::with_capacity(512);
+    for text in fields {
+        match text {
+            None => head.push(0),
+            Some(text) => {
+                head.push(1);
+                head.extend_from_slice(&(text.len() as u64).to_be_bytes());
+                head.extend_from_slice(text);
+            }
+        }
+    }
+    mac.update(&head);
+    mac.update(&(value.len() as u64).to_be_bytes());
+    mac.update(value);
+    mac
+}
+
+/// Header texts on their way out.
+#[derive(Default)]
+struct Fields([Option<Vec<u8>>; NAMES.len()]);
+
+impl Fields {
+    fn set(&mut self, field: Field, text: impl Into<Vec<u8>>) {
+        self.0[field as usize] = Some(text.into());
+    }
+
+    fn of_head(head: &Head) -> Self {
+        let mut fields = Self::default();
+        fields.set(Field::Source, head.source.as_str());
+        fields.set(Field::Received, head.received_ms.to_string());
+        fields.set(Field::Timestamp, &*head.timestamp);
+        if let Some(text) = &head.traceparent {
+            fields.set(Field::Traceparent, &**text);
+        }
+        if let Some(identity) = &head.identity {
+            fields.set(Field::Id, identity.id.to_string());
+            if let Some(previous) = identity.previous {
+                fields.set(Field::IdPrevious, previous.to_string());
+            }
+        }
+        if let Some(retry) = &head.retry {
+            fields.set(Field::Sink, retry.sink.as_str());
+            fields.set(Field::FirstSeen, retry.first_seen_ms.to_string());
+            fields.set(Field::Redrive, retry.redrive.to_string());
+            fields.set(Field::Attempt, retry.attempt.to_string());
+            fields.set(Field::Hop, retry.hop.to_string());
+        }
+        fields
+    }
+
+    fn set_failure(&mut self, failure: &Failure) {
+        let Origin { role, partition, offset } = &failure.origin;
+        self.set(Field::Reason, failure.reason.as_str());
+        if let Some(status) = failure.status {
+            self.set(Field::Status, status.to_string());
+        }
+        self.set(Field::Origin, format!("{role}/{partition}/{offset}"));
+        self.set(Field::Failed, failure.failed_ms.to_string());
+    }
+
+    fn as_slices(&self) -> [Option<&[u8]>; NAMES.len()] {
+        std::array::from_fn(|at| self.0[at].as_deref())
+    }
+}
+
+/// Header texts on their way in: their MAC was right.
+#[derive(Default)]
+struct Raw<'a>([Option<&'a [u8]>; NAMES.len()]);
+
+impl<'a> Raw<'a> {
+    fn has(&self, field: Field) -> bool {
+        self.0[field as usize].is_some()
+    }
+
+    fn optional(&self, field: Field) -> Result<Option<&'a str>, RecordError> {
+        self.0[field as usize].map(std::str::from_utf8).transpose().map_err(|_| RecordError::Malformed)
+    }
+
+    fn text(&self, field: Field) -> Result<&'a str, RecordError> {
+        self.optional(field)?.ok_or(RecordError::Malformed)
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, field: Field) -> Result<T, RecordError> {
+        self.text(field)?.parse().map_err(|_| RecordError::Malformed)
+    }
+
+    fn keyed_id(&self, field: Field) -> Result<Option<KeyedId>, RecordError> {
+        let Some(text) = self.optional(field)? else { return Ok(None) };
+        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| RecordError::Malformed)?;
+        Ok(Some(KeyedId::try_from(&bytes[..]).map_err(|_| RecordError::Malformed)?))
+    }
+
+    fn head(&self) -> Result<Head, RecordError> {
+        let previous = self.keyed_id(Field::IdPrevious)?;
+        let identity = self.keyed_id(Field::Id)?.map(|id| Identity { id, previous });
+        let retry = if self.has(Field::Sink) {
+            Some(Retry {
+                sink: self.parsed(Field::Sink)?,
+                first_seen_ms: self.parsed(Field::FirstSeen)?,
+                redrive: self.parsed(Field::Redrive)?,
+                attempt: self.parsed(Field::Attempt)?,
+                hop: self.parsed(Field::Hop)?,
+            })
+        } else {
+            None
+        };
+        Ok(Head {
+            source: self.parsed(Field::Source)?,
+            received_ms: self.parsed(Field::Received)?,
+            timestamp: self.text(Field::Timestamp)?.into(),
+            traceparent: self.optional(Field::Traceparent)?.map(Into::into),
+            identity,
+            retry,
+        })
+    }
+
+    fn failure(&self) -> Result<Failure, RecordError> {
+        let reason = self.text(Field::Reason)?;
+        let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason);
+        let mut origin = self.text(Field::Origin)?.rsplitn(3, '/');
+        let offset = origin.next().and_then(|text| text.parse().ok());
+        let partition = origin.next().and_then(|text| text.parse().ok());
+        let status = if self.has(Field::Status) { Some(self.parsed(Field::Status)?) } else { None };
+        match (reason, origin.next(), partition, offset) {
+            (Some(reason), Some(role), Some(partition), Some(offset)) => Ok(Failure {
+                reason,
+                status,
+                origin: Origin { role: role.to_owned(), partition, offset },
+                failed_ms: self.parsed(Field::Failed)?,
+            }),
+            _ => Err(RecordError::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use super::*;
+
+fn keys(names: &[&str]) -> RecordKeys {
+    let key =
+        |name: &&str| RecordKey::new(name.parse().unwrap(), &Secret::from(format!("secret of {name}").into_bytes()));
+    RecordKeys::new(names.iter().map(key).collect()).unwrap()
+}
+
+fn head() -> Head {
+    Head {
+        source: "acme".parse().unwrap(),
+        received_ms: 1_700_000_000_123,
+        timestamp: "1700000000".into(),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        identity: Some(Identity { id: KeyedId([7; 16]), previous: Some(KeyedId([8; 16])) }),
+        retry: Some(Retry {
+            sink: "main".parse().unwrap(),
+            first_seen_ms: 1_700_000_000_456,
+            redrive: 0,
+            attempt: 3,
+            hop: 1,
+        }),
+    }
+}
+
+fn retry_topic() -> Topic {
+    Topic::Retry { sink: "main".parse().unwrap(), delay: "10s".parse().unwrap() }
+}
+
+fn failure() -> Failure {
+    Failure {
+        reason: Reason::Exhausted,
+        status: Some(503),
+        origin: Origin { role: "retry.main.10s".to_owned(), partition: 3, offset: 4711 },
+        failed_ms: 1_700_000_100_000,
+    }
+}
+
+fn open(keys: &RecordKeys, topic: &Topic, headers: &[Header], value: &[u8]) -> Result<Head, RecordError> {
+    keys.open(topic, headers.iter().map(|(name, text)| (*name, &text[..])), value)
+}
+
+#[test]
+fn round_trip_with_and_without_every_optional_part() {
+    let keys = keys(&["core-1"]);
+    let full = head();
+    let inbox = Head { traceparent: None, identity: None, retry: None, ..head() };
+    let events = Head { identity: Some(Identity { id: KeyedId([7; 16]), previous: None }), retry: None, ..head() };
+    for (topic, head) in [(retry_topic(), full), (Topic::Inbox, inbox), (Topic::Events, events)] {
+        let headers = keys.seal(&topic, &head, b"body");
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Ok(head));
+    }
+}
+
+#[test]
+fn every_header_is_covered_by_the_mac() {
+    let keys = keys(&["core-1"]);
+    let headers = keys.seal_dead(Some(&head()), &failure(), b"body");
+    assert_eq!(headers.len(), NAMES.len() + 1, "the test must see every header");
+    let read = |headers: &[Header]| keys.open_dead(headers.iter().map(|(name, text)| (*name, &text[..])), b"body");
+    assert_eq!(read(&headers), Ok((Some(head()), failure())));
+    for at in 0..headers.len() {
+        for byte in 0..headers[at].1.len() {
+            let mut changed = headers.clone();
+            changed[at].1[byte] ^= 1;
+            assert!(read(&changed).is_err(), "{} changed at byte {byte}", headers[at].0);
+        }
+        for len in 0..headers[at].1.len() {
+            let mut cut = headers.clone();
+            cut[at].1.truncate(len);
+            assert!(read(&cut).is_err(), "{} cut to {len} bytes", headers[at].0);
+        }
+        let mut without = headers.clone();
+        without.remove(at);
+        assert!(read(&without).is_err(), "{} removed", headers[at].0);
+        let mut twice = headers.clone();
+        twice.push(headers[at].clone());
+        assert!(read(&twice).is_err(), "{} twice", headers[at].0);
+    }
+    let mut moved = headers.clone();
+    let (first, second) = (moved[1].1.clone(), moved[3].1.clone());
+    (moved[1].1, moved[3].1) = (second, first);
+    assert!(read(&moved).is_err(), "two texts exchanged");
+}
+
+#[test]
+fn a_header_added_is_refused_and_foreign_ones_are_ignored() {
+    let keys = keys(&["core-1"]);
+    let plain = Head { traceparent: None, identity: None, retry: None, ..head() };
+    let headers = keys.seal(&Topic::Inbox, &plain, b"body");
+    for name in NAMES.iter().filter(|name| !headers.iter().any(|(have, _)| have == *name)) {
+        let mut more = headers.clone();
+        more.push((name, b"1".to_vec()));
+        assert_eq!(open(&keys, &Topic::Inbox, &more, b"body"), Err(RecordError::BadMac), "{name}");
+    }
+    let mut unknown = headers.clone();
+    unknown.push(("ss-other", b"1".to_vec()));
+    assert_eq!(open(&keys, &Topic::Inbox, &unknown, b"body"), Err(RecordError::BadMac));
+    let mut foreign = headers;
+    foreign.push(("x-proxy", b"1".to_vec()));
+    assert_eq!(open(&keys, &Topic::Inbox, &foreign, b"body"), Ok(plain));
+}
+
+#[test]
+fn value_and_topic_are_covered() {
+    let keys = keys(&["core-1"]);
+    let headers = keys.seal(&retry_topic(), &head(), b"body");
+    assert_eq!(open(&keys, &retry_topic(), &headers, b"bodz"), Err(RecordError::BadMac));
+    assert_eq!(open(&keys, &retry_topic(), &headers, b""), Err(RecordError::BadMac));
+    let other_sink = Topic::Retry { sink: "other".parse().unwrap(), delay: "10s".parse().unwrap() };
+    let other_lane = Topic::Retry { sink: "main".parse().unwrap(), delay: "1m".parse().unwrap() };
+    for topic in [Topic::Inbox, Topic::Events, Topic::Dead, other_sink, other_lane] {
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Err(RecordError::BadMac), "{topic:?}");
+    }
+}
+
+#[test]
+fn keys_rotate_and_halves_are_apart() {
+    let (edge, old, both, new) = (keys(&["edge-1"]), keys(&["core-1"]), keys(&["core-2", "core-1"]), keys(&["core-2"]));
+    let by_old = old.seal(&Topic::Events, &head(), b"body");
+    let by_both = both.seal(&Topic::Events, &head(), b"body");
+    assert!(open(&both, &Topic::Events, &by_old, b"body").is_ok());
+    assert!(open(&new, &Topic::Events, &by_both, b"body").is_ok(), "the first key makes");
+    assert_eq!(open(&new, &Topic::Events, &by_old, b"body"), Err(RecordError::UnknownKey));
+    assert_eq!(open(&edge, &Topic::Events, &by_old, b"body"), Err(RecordError::UnknownKey));
+
+    // The same key id with another secret, as in two deployments.
+    let same_name = RecordKey::new("core-1".parse().unwrap(), &Secret::from(b"another".to_vec()));
+    let impostor = RecordKeys::new(vec![same_name]).unwrap();
+    assert_eq!(open(&impostor, &Topic::Events, &by_old, b"body"), Err(RecordError::BadMac));
+}
+
+#[test]
+fn a_letter_that_was_never_trusted_keeps_no_header() {
+    let keys = keys(&["core-1"]);
+    let failure = Failure { reason: Reason::BadMac, status: None, ..failure() };
+    let headers = keys.seal_dead(None, &failure, b"forged");
+    let names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["ss-version", "ss-reason", "ss-origin", "ss-failed", "ss-mac"]);
+    let read = keys.open_dead(headers.iter().map(|(name, text)| (*name, &text[..])), b"forged");
+    assert_eq!(read, Ok((None, failure)));
+}
+
+#[test]
+fn no_mac_at_all_is_refused() {
+    let keys = keys(&["core-1"]);
+    assert_eq!(open(&keys, &Topic::Inbox, &[], b""), Err(RecordError::UnknownKey));
+    for text in ["", "1:core-1", "1:core-1:", "2:core-1:AAAA", "1:core-1:AAAA", "1:core-1:!"] {
+        let headers = [(MAC_HEADER, text.as_bytes().to_vec())];
+        assert!(open(&keys, &Topic::Inbox, &headers, b"").is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_mac_is_as_documented() {
+    // Computed apart, with Python's hmac.
+    let key = RecordKey::new("edge-1".parse().unwrap(), &Secret::from(b"k".to_vec()));
+    let head = Head { traceparent: None, identity: None, retry: None, ..head() };
+    let headers = RecordKeys::new(vec![key]).unwrap().seal(&Topic::Inbox, &head, b"body");
+    assert_eq!(headers.last().unwrap().1, GOLDEN.as_bytes());
+}
+
+const GOLDEN: &str = "1:edge-1:PUXnZbaU2aQk0ReIR7gjxaz1dYdb5B_-Qlg646v1gys";

@@ -1,0 +1,126 @@
+//! Task ownership and orderly shutdown: every task belongs to a [`Group`], which can be told to stop and waited for.
+//!
+//! Invariants: no task is detached from its group, and a task's panic is logged and counted
+//! (`task_panics_total{task}`), never swallowed; it still reaches whoever awaits the handle.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A set of tasks that is stopped and awaited as one. Clones are the same group.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    tasks: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Group {
+    /// An empty group.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs a future as a task of this group. `name` labels its panics, so it must be one of a few fixed words.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(observed(name, future))
+    }
+
+    /// The group's wish to stop. Tasks select on it; a part of the group may take a `child_token` of it.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Asks every task to stop. Does not wait.
+    pub fn cancel(&self) {
+        self.token.cancel();
+    }
+
+    /// Waits until every task has ended, at most `deadline`. Says whether they all have.
+    pub async fn wait(&self, deadline: Duration) -> bool {
+        self.tasks.close();
+        tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok()
+    }
+
+    /// Returns when the process is asked to end (SIGTERM or SIGINT) or the group was cancelled; cancels nothing itself.
+    ///
+    /// From the first call on the process no longer dies of these signals by itself.
+    pub async fn on_signals(&self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(term), Ok(int)) => (term, int),
+            (Err(error), _) | (_, Err(error)) => {
+                // The signals then keep their default action, which ends the process: less orderly, still an end.
+                tracing::error!(%error, "cannot listen for signals");
+                return self.token.cancelled().await;
+            }
+        };
+        tokio::select! {
+            _ = term.recv() => tracing::info!(signal = "SIGTERM", "asked to stop"),
+            _ = int.recv() => tracing::info!(signal = "SIGINT", "asked to stop"),
+            () = self.token.cancelled() => {}
+        }
+    }
+}
+
+/// The future, with its panic logged and counted before it goes on to the task's handle.
+async fn observed<F: Future>(name: &'static str, future: F) -> F::Output {
+    let mut future = pin!(future);
+    std::future::poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(output),
+        Err(panic) => {
+            metrics::counter!("task_panics_total", "task" => name).increment(1);
+            tracing::error!(task = name, "task panicked");
+            resume_unwind(panic)
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::telemetry::install_metrics;
+
+    #[tokio::test]
+    async fn tasks_stop_when_asked_and_are_waited_for() {
+        let group = Group::new();
+        let token = group.token();
+        let task = group.spawn("waiter", async move {
+            token.cancelled().await;
+            7
+        });
+        assert!(!group.wait(Duration::from_millis(1)).await, "nobody asked it to stop yet");
+        group.cancel();
+        assert!(group.wait(Duration::from_secs(10)).await);
+        assert_eq!(task.await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_counted_and_reaches_the_handle() {
+        let metrics = install_metrics();
+        let group = Group::new();
+        let task = group.spawn("careless", async { assert!(std::hint::black_box(false), "a bug") });
+        let error = task.await.unwrap_err();
+        assert!(error.is_panic());
+        assert_eq!(metrics.value("task_panics_total", &[("task", "careless")]), 1.0);
+        assert!(group.wait(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn cancelling_the_group_ends_the_wait_for_signals() {
+        let group = Group::new();
+        group.cancel();
+        tokio::time::timeout(Duration::from_secs(10), group.on_signals()).await.unwrap();
+    }
+}

@@ -1,0 +1,206 @@
+//! Logs and metrics of a process: their formats, and where they are switched on.
+//!
+//! Logs go to standard error, so that a command's standard output stays its result. Names and labels of metrics are
+//! declared by the crate that records them; this module holds only the registry. What is served over HTTP is in
+//! [`crate::admin`].
+
+use std::sync::{Arc, OnceLock};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use serde::{Deserialize, Deserializer};
+use tracing_subscriber::EnvFilter;
+
+/// Upper bounds of the buckets of every histogram of seconds: from a local hop to a request deadline.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Upper bounds of the buckets of every histogram of bytes: up to the largest body that can be configured.
+const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line, for machines.
+    Json,
+    /// Plain lines, for people.
+    Human,
+}
+
+/// The `[log]` table of a configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged: a level (`info`), or levels per module (`info,ingest=debug`).
+    #[serde(deserialize_with = "level")]
+    pub level: String,
+}
+
+/// Reads a level and refuses what the log filter would take for something else: a misspelt level is a module to it.
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let text = String::deserialize(deserializer)?;
+    let is_module =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    let valid = text.split(',').all(|part| match part.split_once('=') {
+        None => LEVELS.contains(&part),
+        Some((module, level)) => is_module(module) && LEVELS.contains(&level),
+    });
+    if valid {
+        Ok(text)
+    } else {
+        Err(serde::de::Error::custom(
+            "expected a log level (off, error, warn, info, debug, trace), or several such as \"info,ingest=debug\"",
+        ))
+    }
+}
+
+/// Switches logging on for this process. A second call changes nothing.
+pub fn install_logging(config: &LogConfig) {
+    let filter = EnvFilter::builder().parse_lossy(&config.level);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error says that a subscriber is installed already, which is what was asked for.
+    let _installed = match config.format {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Human => lines.try_init(),
+    };
+}
+
+/// Makes every panic of this process one log line that tells the place but not the message: messages can quote data.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        tracing::error!(place, thread, "panic");
+    }));
+}
+
+/// The registry of this process, which the `metrics` macros write to. The first call installs it.
+pub fn install_metrics() -> Metrics {
+    static INSTALLED: OnceLock<Metrics> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| {
+            let metrics = Metrics::isolated();
+            metrics::set_global_recorder(metrics.recorder.clone())
+                .expect("this function is the only one that installs a recorder, and runs once");
+            metrics
+        })
+        .clone()
+}
+
+/// A registry of metrics. Clones are the same registry.
+#[derive(Clone)]
+pub struct Metrics {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// A registry of its own, seen only through [`scope`](Self::scope): for tests that count, side by side.
+    pub fn isolated() -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
+            .expect("the bucket lists are not empty")
+            .build_recorder();
+        Self { handle: recorder.handle(), recorder: Arc::new(recorder) }
+    }
+
+    /// Runs `make`; the metric handles that it creates write to this registry wherever they are used later.
+    pub fn scope<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
+    }
+
+    /// Every series in the Prometheus text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Sum over the series of this name that carry at least these labels; 0 when there is none.
+    ///
+    /// A histogram's parts are found by their own names: `…_count`, `…_sum`, `…_bucket`.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.render().lines().filter_map(|line| sample(line, name, labels)).sum()
+    }
+
+    /// Folds what histograms have gathered since the last call; without it, or `render`, they grow.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+/// The value on one line of the text format, if the line is a series of this name with these labels.
+fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    let (series, value) = rest.rsplit_once(' ')?;
+    let carried = match series {
+        "" => "",
+        braced => braced.strip_prefix('{')?.strip_suffix('}')?,
+    };
+    // Label values are names of ours, without the characters that the format escapes; the comma makes every end explicit.
+    let carried = format!(",{carried},");
+    let all = labels.iter().all(|(key, value)| carried.contains(&format!(",{key}=\"{value}\",")));
+    if all { value.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn values_are_summed_over_matching_series() {
+        let metrics = Metrics::isolated();
+        metrics.scope(|| {
+            metrics::counter!("edge_total", "outcome" => "ok", "source" => "a").increment(2);
+            metrics::counter!("edge_total", "outcome" => "ok", "source" => "b").increment(3);
+            metrics::counter!("edge_total", "outcome" => "not_ok", "source" => "b").increment(10);
+            metrics::counter!("edge_total_other").increment(100);
+            metrics::gauge!("level").set(1.5);
+            metrics::histogram!("wait_seconds").record(0.02);
+        });
+        assert_eq!(metrics.value("edge_total", &[]), 15.0);
+        assert_eq!(metrics.value("edge_total", &[("outcome", "ok")]), 5.0);
+        assert_eq!(metrics.value("edge_total", &[("source", "b"), ("outcome", "ok")]), 3.0);
+        assert_eq!(metrics.value("edge_total", &[("outcome", "o")]), 0.0);
+        assert_eq!(metrics.value("level", &[]), 1.5);
+        assert_eq!(metrics.value("wait_seconds_count", &[]), 1.0);
+        assert_eq!(metrics.value("wait_seconds_bucket", &[("le", "0.01")]), 0.0);
+        assert_eq!(metrics.value("wait_seconds_bucket", &[("le", "0.025")]), 1.0);
+        assert_eq!(metrics.value("absent", &[]), 0.0);
+    }
+
+    #[test]
+    fn handles_stay_with_the_registry_they_were_made_in() {
+        let (one, two) = (Metrics::isolated(), Metrics::isolated());
+        let counter = one.scope(|| metrics::counter!("seen_total"));
+        two.scope(|| counter.increment(1));
+        assert_eq!((one.value("seen_total", &[]), two.value("seen_total", &[])), (1.0, 0.0));
+    }
+
+    #[test]
+    fn installing_twice_gives_the_same_registry() {
+        let (one, two) = (install_metrics(), install_metrics());
+        metrics::counter!("installed_total").increment(1);
+        assert_eq!((one.value("installed_total", &[]), two.value("installed_total", &[])), (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        let read = |level: &str| {
+            serde_json::from_value::<LogConfig>(serde_json::json!({"format": "json", "level": level}))
+                .map(|log| log.level)
+        };
+        assert_eq!(read("info,ingest=debug").unwrap(), "info,ingest=debug");
+        for bad in ["", "inof", "INFO", "info,", "ingest=loud", "=info", "ingest[{x}]=info"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}
