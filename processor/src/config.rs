@@ -1,0 +1,470 @@
+//! The processor's configuration. `processor.default.toml` is its manual.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spec};
+use common::id::{KeyId, SinkId, SourceId};
+use common::kafka::client::KafkaConfig;
+use common::telemetry::LogConfig;
+use common::topics::{Delay, Group, Prefix, Topic};
+use serde::Deserialize;
+
+use crate::core::lease::Lease;
+use crate::core::progress::WINDOW_MAX;
+use crate::core::schedule::Schedule;
+use crate::event::Pointer;
+
+/// The manual, and the defaults.
+pub const DEFAULTS: &str = include_str!("../processor.default.toml");
+
+/// Everything a processor can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `[roles]`
+    pub roles: Roles,
+    /// `[data]`
+    pub data: Data,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[kafka]`
+    pub kafka: KafkaConfig,
+    /// `[topics]`
+    pub topics: Topics,
+    /// `[group]`
+    pub group: GroupConfig,
+    /// `[pipeline]`
+    pub pipeline: Pipeline,
+    /// `[router]`
+    pub router: Router,
+    /// `[dedup]`
+    pub dedup: Dedup,
+    /// `[retry]`
+    pub retry: Retry,
+    /// `[source.<name>]`
+    #[serde(default)]
+    pub source: BTreeMap<SourceId, Source>,
+    /// `[sink.<name>]`
+    #[serde(default)]
+    pub sink: BTreeMap<SinkId, Sink>,
+}
+
+/// `[roles]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// Reads `inbox`.
+    pub router: bool,
+    /// Reads `events` and the retry lanes.
+    pub deliverer: bool,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// The slots' folder.
+    pub dir: ConfigPath,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where metrics and health are served.
+    pub address: SocketAddr,
+}
+
+/// `[topics]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topics {
+    /// What every name begins with.
+    pub prefix: Prefix,
+    /// Partitions of each.
+    pub partitions: u32,
+    /// Copies of each partition.
+    pub replication: u32,
+    /// How long records lie there.
+    #[serde(with = "config::duration")]
+    pub retention: Duration,
+    /// One broker will do.
+    pub danger_single_broker: bool,
+    /// The in-process cluster.
+    pub danger_embedded: bool,
+}
+
+/// `[group]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// The session timeout.
+    #[serde(with = "config::duration")]
+    pub session: Duration,
+    /// How often to commit.
+    #[serde(with = "config::duration")]
+    pub commit_interval: Duration,
+    /// The progress window.
+    pub window: u32,
+    /// How long a revoke waits for sends.
+    #[serde(with = "config::duration")]
+    pub drain_deadline: Duration,
+}
+
+/// `[pipeline]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Check what ingest made.
+    pub edge_keys: Vec<KeyFile>,
+    /// Make and check everything behind it.
+    pub core_keys: Vec<KeyFile>,
+    /// Make keyed ids: the current one, then the previous.
+    pub id_keys: Vec<KeyFile>,
+}
+
+/// A key with its name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyFile {
+    /// Its name.
+    pub id: KeyId,
+    /// Its file.
+    pub file: SecretFile,
+}
+
+/// `[router]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Router {
+    /// Records under way.
+    pub in_flight: usize,
+}
+
+/// `[dedup]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dedup {
+    /// The window.
+    #[serde(with = "config::duration")]
+    pub window: Duration,
+    /// The oldest record that is delivered.
+    #[serde(with = "config::duration")]
+    pub age_max: Duration,
+    /// sled's cache.
+    pub cache_bytes: ByteSize,
+}
+
+/// `[retry]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// The delays.
+    pub lanes: Vec<Delay>,
+    /// Dispatches of one event to one sink.
+    pub attempts_max: u32,
+}
+
+/// `[source.<name>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Opening keys.
+    pub keys: Vec<KeyFile>,
+    /// Where a native event's id is.
+    pub event_id: EventIdRule,
+    /// Where its type is.
+    pub event_type: Pointer,
+    /// Where its time is; empty for the time of receipt.
+    pub event_time: Pointer,
+    /// Where its events go.
+    pub sinks: Vec<SinkId>,
+}
+
+/// How a native event's id is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventIdRule {
+    /// A member of the payload.
+    Pointer(Pointer),
+    /// The source has none: what was signed.
+    SignedContent,
+}
+
+impl<'de> Deserialize<'de> for EventIdRule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "signed-content" {
+            return Ok(Self::SignedContent);
+        }
+        let pointer: Pointer = text.parse().map_err(serde::de::Error::custom)?;
+        if pointer.is_root() {
+            return Err(serde::de::Error::custom("needs a JSON pointer such as \"/id\", or \"signed-content\""));
+        }
+        Ok(Self::Pointer(pointer))
+    }
+}
+
+/// `[sink.<name>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sink {
+    /// What it is.
+    pub kind: SinkKind,
+    /// Longest dispatch.
+    #[serde(with = "config::duration")]
+    pub timeout: Duration,
+    /// Most that a crash can repeat, per lane.
+    pub permits: usize,
+    /// Dispatches under way.
+    pub concurrency: usize,
+    /// HTTP: where to.
+    pub url: String,
+    /// HTTP: the signing secret.
+    pub secret: SecretFile,
+    /// HTTP: further authorities.
+    pub ca: ConfigPath,
+    /// HTTP: allows `http://`.
+    pub danger_plain_http: bool,
+    /// Kafka: the output topic.
+    pub topic: String,
+    /// Kafka: its cluster, unless it is the pipeline's.
+    pub kafka: KafkaConfig,
+    /// File: where.
+    pub path: ConfigPath,
+}
+
+/// What a sink is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// POST, signed as Standard Webhooks.
+    Http,
+    /// CloudEvents on a topic.
+    Kafka,
+    /// JSON lines.
+    File,
+}
+
+impl Config {
+    /// Loads the defaults, a file and the environment.
+    pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        config::load(Spec { name: "processor", defaults: DEFAULTS, env_prefix: "PROCESSOR" }, file, env)
+    }
+
+    /// The retry lanes as a schedule. The configuration was checked.
+    pub fn schedule(&self) -> Schedule {
+        Schedule::new(self.retry.lanes.clone(), self.retry.attempts_max).expect("checked when it was loaded")
+    }
+
+    /// Every topic of this deployment: name and role.
+    pub fn pipeline_topics(&self) -> Vec<Topic> {
+        let mut topics = vec![Topic::Inbox, Topic::Events, Topic::Dead];
+        for sink in self.sink.keys() {
+            topics.extend(self.retry_topics(sink));
+        }
+        topics
+    }
+
+    /// The retry lanes of a sink.
+    pub fn retry_topics(&self, sink: &SinkId) -> impl Iterator<Item = Topic> {
+        self.retry.lanes.iter().map(move |delay| Topic::Retry { sink: sink.clone(), delay: *delay })
+    }
+
+    /// Every consumer group of this deployment, with the topics that it reads.
+    pub fn groups(&self) -> Vec<(Group, Vec<Topic>)> {
+        let mut groups = vec![(Group::Router, vec![Topic::Inbox])];
+        for sink in self.sink.keys() {
+            groups.push((Group::Deliver(sink.clone()), vec![Topic::Events]));
+            groups.push((Group::Retry(sink.clone()), self.retry_topics(sink).collect()));
+        }
+        groups
+    }
+
+    /// The cluster that a Kafka sink writes to.
+    pub fn sink_cluster<'a>(&'a self, sink: &'a Sink) -> &'a KafkaConfig {
+        if sink.kafka.bootstrap.is_empty() { &self.kafka } else { &sink.kafka }
+    }
+}
+
+impl Check for Config {
+    fn check(&self, mistakes: &mut Vec<Mistake>) {
+        self.kafka.check("kafka", mistakes);
+        let mut mistake = |key: &str, sentence: &str| mistakes.push(Mistake::new(key, sentence));
+        if !self.roles.router && !self.roles.deliverer {
+            mistake("roles", "at least one role must be on");
+        }
+        if self.topics.partitions == 0 || self.topics.partitions > 10_000 {
+            mistake("topics.partitions", "must be from 1 to 10000");
+        }
+        if self.topics.replication == 0
+            || (self.topics.replication == 1 && !self.topics.danger_single_broker && !self.topics.danger_embedded)
+        {
+            mistake(
+                "topics.replication",
+                "one copy is lost with its disk: use 2 or more, or say topics.danger_single_broker",
+            );
+        }
+        if self.group.window == 0 || self.group.window > WINDOW_MAX {
+            mistake("group.window", "must be from 1 to 16384");
+        }
+        if self.dedup.window.is_zero() {
+            mistake("dedup.window", "must not be zero");
+        }
+        if self.dedup.age_max >= self.topics.retention {
+            mistake("dedup.age_max", "must be less than topics.retention");
+        }
+        if self.dedup.window >= self.topics.retention {
+            mistake("dedup.window", "must be less than topics.retention: repeats are found in the log");
+        }
+        if Schedule::new(self.retry.lanes.clone(), self.retry.attempts_max).is_none() {
+            mistake(
+                "retry.lanes",
+                "needs at least one delay, each longer than the one before, and attempts_max of 1 or more",
+            );
+        }
+        if self.router.in_flight == 0 {
+            mistake("router.in_flight", "must be 1 or more");
+        }
+        for (key, keys) in [
+            ("pipeline.edge_keys", &self.pipeline.edge_keys),
+            ("pipeline.core_keys", &self.pipeline.core_keys),
+            ("pipeline.id_keys", &self.pipeline.id_keys),
+        ] {
+            if keys.is_empty() {
+                mistake(key, "needs at least one key");
+            }
+            doubled(key, keys, &mut mistake);
+        }
+        if self.pipeline.id_keys.len() > 2 {
+            mistake("pipeline.id_keys", "has the current key and at most one previous one");
+        }
+        if self.source.is_empty() {
+            mistake("source", "no [source.<name>] is configured");
+        }
+        for (name, source) in &self.source {
+            let key = |field: &str| format!("source.{name}.{field}");
+            if source.keys.is_empty() {
+                mistake(&key("keys"), "needs at least one key");
+            }
+            doubled(&key("keys"), &source.keys, &mut mistake);
+            if source.sinks.is_empty() {
+                mistake(&key("sinks"), "needs at least one sink");
+            }
+            for sink in source.sinks.iter().filter(|sink| !self.sink.contains_key(*sink)) {
+                mistake(&key("sinks"), &format!("there is no [sink.{sink}]"));
+            }
+        }
+        for (name, sink) in &self.sink {
+            check_sink(name, sink, self.group.session, mistakes);
+        }
+    }
+}
+
+fn doubled(key: &str, keys: &[KeyFile], mistake: &mut impl FnMut(&str, &str)) {
+    let mut ids: Vec<_> = keys.iter().map(|key| &key.id).collect();
+    ids.sort();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        mistake(key, "two keys have the same id");
+    }
+}
+
+fn check_sink(name: &SinkId, sink: &Sink, session: Duration, mistakes: &mut Vec<Mistake>) {
+    let key = |field: &str| format!("sink.{name}.{field}");
+    let mut mistake = |field: &str, sentence: &str| mistakes.push(Mistake::new(key(field), sentence));
+    if sink.permits == 0 || sink.concurrency == 0 {
+        mistake("permits", "permits and concurrency must be 1 or more");
+    }
+    if Lease::new(session, sink.timeout).is_none() {
+        mistake("timeout", "leaves no time to send in: it must be well below group.session");
+    }
+    match sink.kind {
+        SinkKind::Http => {
+            let url: Option<http::Uri> = sink.url.parse().ok();
+            match url.as_ref().and_then(http::Uri::scheme_str) {
+                Some("https") => {}
+                Some("http") if sink.danger_plain_http => {}
+                Some("http") => mistake("url", "sends payloads in the clear: use https, or say danger_plain_http"),
+                Some(_) | None => mistake("url", "is not an http(s) URL"),
+            }
+            if sink.secret.is_empty() {
+                mistake("secret", "is missing: deliveries are always signed");
+            }
+        }
+        SinkKind::Kafka => {
+            if sink.topic.is_empty() {
+                mistake("topic", "is missing");
+            }
+            if !sink.kafka.bootstrap.is_empty() {
+                sink.kafka.check(&key("kafka"), mistakes);
+            }
+        }
+        SinkKind::File => {
+            if sink.path.is_empty() {
+                mistake("path", "is missing");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, Mistakes> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("processor.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), std::iter::empty())
+    }
+
+    const GOOD: &str = r#"
+[pipeline]
+edge_keys = [{ id = "edge-1", file = "e" }]
+core_keys = [{ id = "core-1", file = "c" }]
+id_keys = [{ id = "id-1", file = "i" }]
+[source.acme]
+keys = [{ id = "k1", file = "k" }]
+sinks = ["main", "out"]
+[sink.main]
+url = "https://example.com/hook"
+secret = "s"
+[sink.out]
+kind = "kafka"
+topic = "events"
+"#;
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.sink.len(), 2);
+        assert_eq!(config.pipeline_topics().len(), 3 + 2 * 4);
+        assert_eq!(config.groups().len(), 5);
+        assert_eq!(config.dedup.window, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn every_relation_is_checked_in_one_run() {
+        let bad = GOOD
+            .replace("https://example.com", "http://example.com")
+            .replace("\"out\"]", "\"nowhere\"]")
+            .replace("topic = \"events\"", "timeout = \"40s\"")
+            .replace("id_keys = [{ id = \"id-1\", file = \"i\" }]", "id_keys = []\n[dedup]\nwindow = \"8d\"");
+        let mistakes = load(&bad).unwrap_err();
+        let keys: Vec<_> = mistakes.iter().map(Mistake::key).collect();
+        for key in [
+            "sink.main.url",
+            "source.acme.sinks",
+            "sink.out.topic",
+            "sink.out.timeout",
+            "pipeline.id_keys",
+            "dedup.window",
+        ] {
+            assert!(keys.contains(&key), "{key} is not in {mistakes}");
+        }
+    }
+}

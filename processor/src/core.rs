@@ -1,0 +1,13 @@
+//! The pure core: what may be admitted, delivered and committed, as functions of events and time. No I/O, no `await`.
+//!
+//! ```text
+//! record ──▶ Partition::admit ──▶ Skip | Wait | Repeat | Deliver ──▶ … effect … ──▶ Partition::complete
+//!                                                                                      │
+//!            permits freed ◀── Partition::committed ◀── commit acknowledged ◀── Partition::snapshot
+//! ```
+
+pub mod index;
+pub mod lease;
+pub mod partition;
+pub mod progress;
+pub mod schedule;

@@ -1,0 +1,173 @@
+//! The deliverer: hands each event to one sink, once. The same code runs on `events` and on the retry lanes.
+//!
+//! A failed dispatch is parked in a retry lane, an event that a sink refuses or that used up its attempts goes to `dead`;
+//! the offset completes when one of these is acknowledged.
+
+use std::sync::Arc;
+
+use common::id::{KeyedId, SinkId, placement};
+use common::kafka::consumer::Incoming;
+use common::record::{Head, Identity, Reason, Retry};
+use common::topics::Topic;
+use sha2::{Digest, Sha256};
+
+use crate::core::partition::DedupKey;
+use crate::core::schedule::{Next, Schedule};
+use crate::engine::{Inspected, Lane, Turn, Work};
+use crate::metrics;
+use crate::outcome::Outcome;
+use crate::pipeline::{HandOff, Item, Pipeline};
+use crate::sink::{Event, Refusal, Sink};
+
+/// The work of the deliverer of one sink.
+pub struct Deliverer {
+    /// What all share.
+    pub pipeline: Arc<Pipeline>,
+    /// The sink's name.
+    pub sink_id: SinkId,
+    /// The sink.
+    pub sink: Arc<Sink>,
+    /// When to try again.
+    pub schedule: Schedule,
+    /// The oldest record that is delivered, in milliseconds between ingest and `events`.
+    pub age_max_ms: u64,
+}
+
+impl Work for Deliverer {
+    type Item = Item;
+
+    fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Item> {
+        let mut item = Item::read(&self.pipeline.core_keys, &lane.topic, record);
+        let key = item.head.as_ref().ok().and_then(|head| dedup_key(&lane.topic, head));
+        match (&item.head, key) {
+            (Ok(head), Some(key)) if !self.pipeline.sources.feeds(&head.source, &self.sink_id) => {
+                Inspected::Pass { key }
+            }
+            (Ok(_), None) => {
+                // The MAC is right, but what this lane needs is not there: written by another version, or by hand.
+                item.head = Err(Reason::BadMac);
+                Inspected::Run { key: None, item }
+            }
+            (Ok(_) | Err(_), key) => Inspected::Run { key, item },
+        }
+    }
+
+    async fn run(&self, turn: Turn, item: Item) -> Option<Outcome> {
+        match self.dispatch(&turn, &item).await {
+            Ok(()) => Some(Outcome::Delivered),
+            Err(End::Dead { reason, status }) => self.pipeline.bury(&turn, &item, reason, status).await,
+            Err(End::Park { head, topic }) => {
+                let headers = self.pipeline.core_keys.seal(&topic, &head, &item.value);
+                let key = head.identity.map(|identity| identity.id.0);
+                let record = HandOff {
+                    topic: &topic,
+                    // The same place in every lane: a hand-off repeated by a crash meets itself.
+                    partition: Some(turn.partition()),
+                    key: key.as_ref().map(|key| &key[..]),
+                    headers,
+                    value: &item.value,
+                };
+                self.pipeline.hand_off(&turn, record).await?;
+                Some(Outcome::Parked)
+            }
+        }
+    }
+}
+
+/// How a dispatch that did not succeed goes on.
+enum End {
+    Dead { reason: Reason, status: Option<u16> },
+    Park { head: Box<Head>, topic: Topic },
+}
+
+impl From<Reason> for End {
+    fn from(reason: Reason) -> Self {
+        Self::Dead { reason, status: None }
+    }
+}
+
+impl Deliverer {
+    async fn dispatch(&self, turn: &Turn, item: &Item) -> Result<(), End> {
+        let head = item.head.as_ref().map_err(|reason| *reason)?;
+        let identity = head.identity.ok_or(Reason::BadMac)?;
+        if head.retry.is_none() && turn.time_ms().saturating_sub(head.received_ms) > self.age_max_ms {
+            return Err(Reason::TooOld.into());
+        }
+        let unsealed = self.pipeline.sources.unseal(head, &item.value)?;
+        if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
+            return Err(Reason::Misplaced.into());
+        }
+        let (event_type, time) = self.pipeline.sources.describe(head, &unsealed.payload);
+        let event = Event {
+            webhook_id: identity.id.webhook_id(),
+            id: unsealed.id,
+            source: head.source.clone(),
+            event_type,
+            time,
+            traceparent: head.traceparent.clone(),
+            payload: unsealed.payload,
+        };
+        let refusal = match self.sink.deliver(event).await {
+            Ok(()) => {
+                let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
+                metrics::delivered(self.sink_id.as_str(), self.pipeline.clock.unix_ms().saturating_sub(first_ms));
+                return Ok(());
+            }
+            Err(refusal) => refusal,
+        };
+        metrics::failed(self.sink_id.as_str(), &refusal);
+        tracing::debug!(sink = %self.sink_id, %refusal, id = %identity.id, "dispatch failed");
+        match refusal {
+            Refusal::Permanent { status } => Err(End::Dead { reason: Reason::Refused, status: Some(status) }),
+            Refusal::Status { status, retry_after } => Err(self.park(turn, head, identity, Some(status), retry_after)),
+            Refusal::Timeout | Refusal::Transport(_) => Err(self.park(turn, head, identity, None, None)),
+        }
+    }
+
+    fn park(
+        &self,
+        turn: &Turn,
+        head: &Head,
+        identity: Identity,
+        status: Option<u16>,
+        asked: Option<std::time::Duration>,
+    ) -> End {
+        let before = head.retry.clone().unwrap_or_else(|| Retry {
+            sink: self.sink_id.clone(),
+            first_seen_ms: turn.time_ms(),
+            redrive: 0,
+            attempt: 0,
+            hop: 0,
+        });
+        let attempt = before.attempt + 1;
+        match self.schedule.after(attempt, asked) {
+            Next::Exhausted => End::Dead { reason: Reason::Exhausted, status },
+            Next::Park { delay } => {
+                let retry = Retry { attempt, hop: 0, ..before };
+                let head = Head { identity: Some(identity), retry: Some(retry), ..head.clone() };
+                End::Park { head: Box::new(head), topic: Topic::Retry { sink: self.sink_id.clone(), delay } }
+            }
+        }
+    }
+}
+
+/// What a record of a lane is known by. In `events` that is its id; in a retry lane the id together with how it came
+/// there, so that each park is an event of its own and a hand-off repeated by a crash is not.
+pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
+    let identity = head.identity?;
+    match (topic, &head.retry) {
+        (Topic::Events, None) => Some(DedupKey { id: identity.id, previous: identity.previous }),
+        (Topic::Retry { sink, .. }, Some(retry)) if retry.sink == *sink => {
+            let mut hash = Sha256::new();
+            hash.update(identity.id.0);
+            for number in [retry.redrive, retry.attempt, retry.hop] {
+                hash.update(number.to_be_bytes());
+            }
+            hash.update(retry.sink.as_str());
+            let hash = hash.finalize();
+            let id = KeyedId::try_from(&hash[..KeyedId::LEN]).expect("a hash is longer than an id");
+            Some(DedupKey { id, previous: None })
+        }
+        (Topic::Inbox | Topic::Events | Topic::Retry { .. } | Topic::Dead, _) => None,
+    }
+}

@@ -1,0 +1,504 @@
+//! The engine: one consumer group's partitions, from the record read to the completion committed.
+//!
+//! It joins the pure [`core`](crate::core) to the consumer thread on one side and to asynchronous work on the other. The
+//! router, the deliverer of `events` and the retry lanes are the same engine with different [`Work`].
+//!
+//! Invariants:
+//! * An offset completes only when its effect is durable elsewhere ([`Work::run`] has answered), or when it is a repeat.
+//! * A send starts only under a lease, in the partition's present epoch, and not once it is fenced.
+//! * What is in flight is bounded: by the lane's permits, the partition's window, and one held record per partition.
+
+mod opening;
+mod turn;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::kafka::consumer::{Assigned, Commit, Die, Doubt, Handler, Incoming, TopicPartition, Waker};
+use common::shutdown::Group as Tasks;
+use common::topics::Topic;
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::core::lease::Lease;
+use crate::core::partition::{Admit, DedupKey, Partition};
+use crate::metrics;
+use crate::outcome::Outcome;
+
+pub use opening::{IndexSettings, KeyOf};
+pub use turn::Turn;
+
+/// What is done with the records of a group.
+pub trait Work: Send + Sync + 'static {
+    /// A record in a form that outlives the consumer's buffer.
+    type Item: Send + 'static;
+
+    /// Verifies and reads a record. On the poll thread: cheap, no I/O.
+    fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Self::Item>;
+
+    /// Brings about the effect. Answers only when it is durable; `None` if the partition left before.
+    fn run(&self, turn: Turn, item: Self::Item) -> impl Future<Output = Option<Outcome>> + Send;
+}
+
+/// What a record turned out to be.
+pub enum Inspected<I> {
+    /// To be run, unless it is a repeat. Without a key it is never one, and enters no index.
+    Run {
+        /// What it is known by.
+        key: Option<DedupKey>,
+        /// It.
+        item: I,
+    },
+    /// Nothing to do with it here; it still enters the index.
+    Pass {
+        /// What it is known by.
+        key: DedupKey,
+    },
+}
+
+/// One topic of a group: a lane with a delay.
+#[derive(Debug)]
+pub struct Lane {
+    /// Its role.
+    pub topic: Topic,
+    /// Its name in Kafka.
+    pub name: Arc<str>,
+    /// The sink that the group works for; empty for the router.
+    pub sink: String,
+    /// How long each record waits.
+    pub delay_ms: u64,
+    /// Records whose completion is not committed yet.
+    pub permits: usize,
+    /// Runs at once, of those.
+    pub concurrency: usize,
+}
+
+/// Settings of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineSettings {
+    /// The progress window.
+    pub window: u32,
+    /// How long a revoke waits for sends.
+    pub drain_deadline: Duration,
+    /// The session timeout.
+    pub session: Duration,
+    /// Longest dispatch.
+    pub dispatch_timeout: Duration,
+}
+
+/// What an engine needs from its process.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Time.
+    pub clock: Clock,
+    /// The process's tasks.
+    pub tasks: Tasks,
+    /// The runtime of the tasks.
+    pub runtime: Handle,
+    /// Ends the process.
+    pub die: Die,
+}
+
+/// See the module.
+pub struct Engine<W: Work> {
+    work: W,
+    lanes: Vec<LaneState>,
+    settings: EngineSettings,
+    surroundings: Surroundings,
+    opener: Option<opening::Opener>,
+    waker: Waker,
+    state: Mutex<State<W::Item>>,
+    drained: Condvar,
+    /// Told at every change of the lease or of ownership.
+    leased: Notify,
+    dirty: AtomicBool,
+    tick_ms: std::sync::OnceLock<Arc<AtomicU64>>,
+}
+
+struct LaneState {
+    lane: Arc<Lane>,
+    running: Arc<Semaphore>,
+}
+
+struct State<I> {
+    slots: HashMap<TopicPartition, Slot<I>>,
+    /// Permits taken, by lane.
+    taken: Vec<usize>,
+    lease: Lease,
+    epoch: u64,
+}
+
+/// An owned partition.
+struct Slot<I> {
+    lane: usize,
+    epoch: u64,
+    /// `Err` until its index is there: what was committed last.
+    partition: Result<Partition, Commit>,
+    fenced: bool,
+    /// Runs started and not ended.
+    sending: usize,
+    held: Option<Held<I>>,
+    cache: Option<opening::Cache>,
+}
+
+/// A record that was read too early.
+struct Held<I> {
+    offset: i64,
+    time_ms: u64,
+    inspected: Inspected<I>,
+}
+
+impl<W: Work> Engine<W> {
+    /// An engine that owns nothing yet; without index settings it recognises no repeats. `None` if the session leaves no
+    /// time to send in.
+    pub fn new(
+        work: W,
+        lanes: Vec<Lane>,
+        settings: EngineSettings,
+        surroundings: Surroundings,
+        index: Option<IndexSettings>,
+        waker: Waker,
+    ) -> Option<Arc<Self>> {
+        let lease = Lease::new(settings.session, settings.dispatch_timeout)?;
+        let taken = vec![0; lanes.len()];
+        let lanes = lanes
+            .into_iter()
+            .map(|lane| LaneState { running: Arc::new(Semaphore::new(lane.concurrency)), lane: Arc::new(lane) });
+        Some(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
+            let opener = index.map(|index| {
+                let engine = engine.clone();
+                opening::Opener::start(index, move |opened| {
+                    if let Some(engine) = engine.upgrade() {
+                        engine.opened(opened);
+                    }
+                })
+            });
+            Self {
+                work,
+                lanes: lanes.collect(),
+                settings,
+                surroundings,
+                opener,
+                waker,
+                state: Mutex::new(State { slots: HashMap::new(), taken, lease, epoch: 0 }),
+                drained: Condvar::new(),
+                leased: Notify::new(),
+                dirty: AtomicBool::new(false),
+                tick_ms: std::sync::OnceLock::new(),
+            }
+        }))
+    }
+
+    /// Where to read when the poll thread last came round.
+    pub fn watch_tick(&self, tick_ms: Arc<AtomicU64>) {
+        self.tick_ms.set(tick_ms).ok();
+    }
+
+    /// Whether every partition owned is open.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().slots.values().all(|slot| slot.partition.is_ok())
+    }
+
+    fn lane_of(&self, at: &TopicPartition) -> Option<usize> {
+        self.lanes.iter().position(|state| state.lane.name == at.topic)
+    }
+
+    fn opened(&self, opened: opening::Opened) {
+        let mut state = self.state.lock();
+        if let Some(slot) = state.slots.get_mut(&opened.at)
+            && slot.epoch == opened.epoch
+        {
+            slot.partition = Ok(opened.partition);
+            slot.cache = opened.cache;
+        }
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// Puts one record through the core and starts its run. Gives the record back if it is too early.
+    fn admit(
+        self: &Arc<Self>,
+        state: &mut State<W::Item>,
+        at: &TopicPartition,
+        record: Held<W::Item>,
+    ) -> Option<Held<W::Item>> {
+        let State { slots, taken, .. } = state;
+        let slot = slots.get_mut(at)?;
+        let lane = &self.lanes[slot.lane].lane;
+        let partition = slot.partition.as_mut().ok()?;
+        if lane.delay_ms > 0 && self.surroundings.clock.unix_ms() < record.time_ms.saturating_add(lane.delay_ms) {
+            return Some(record);
+        }
+        let Held { offset, time_ms, inspected } = record;
+        let key = match &inspected {
+            Inspected::Run { key, .. } => *key,
+            Inspected::Pass { key } => Some(*key),
+        };
+        let mut changed = Vec::new();
+        let verdict = partition.admit(offset, key, time_ms, &mut changed);
+        if let Some(cache) = &mut slot.cache {
+            cache.note(offset, &changed);
+        }
+        match (verdict, inspected) {
+            (Admit::Wait, inspected) => return Some(Held { offset, time_ms, inspected }),
+            (Admit::Skip, _) => {}
+            (Admit::Repeat, _) => self.count(lane, &Outcome::Repeat),
+            (Admit::Deliver, Inspected::Pass { .. }) => {
+                // Complete without an effect, so its permit goes the ordinary way.
+                taken[slot.lane] += 1;
+                partition.complete(offset);
+                self.count(lane, &Outcome::Passed);
+            }
+            (Admit::Deliver, Inspected::Run { item, .. }) => {
+                taken[slot.lane] += 1;
+                let turn = Turn::new(at.clone(), slot.epoch, offset, time_ms, lane.clone());
+                let engine = self.clone();
+                let _runtime = self.surroundings.runtime.enter();
+                self.surroundings.tasks.spawn("dispatch", engine.run(turn, item));
+            }
+        }
+        self.dirty.store(true, Ordering::SeqCst);
+        None
+    }
+
+    fn count(&self, lane: &Lane, outcome: &Outcome) {
+        metrics::record(&lane.topic, &lane.sink, outcome);
+    }
+
+    async fn run(self: Arc<Self>, mut turn: Turn, item: W::Item) {
+        let lane = self.lane_of(&turn.at).expect("a record comes from one of the lanes");
+        let Ok(_running) = self.lanes[lane].running.acquire().await else { return };
+        if !self.start(&turn).await {
+            return;
+        }
+        let unfinished = turn::Unfinished::new(&self.surroundings.die, &turn);
+        turn.watch(self.clone());
+        let place = turn.place();
+        let outcome = self.work.run(turn, item).await;
+        unfinished.finished();
+        self.finish(&place, outcome);
+    }
+
+    /// Waits for the lease, then counts the run as started. `false` if the partition left.
+    async fn start(&self, turn: &Turn) -> bool {
+        loop {
+            let changed = self.leased.notified();
+            {
+                let mut state = self.state.lock();
+                let holds = self.lease_holds(&state.lease);
+                match state.slots.get_mut(&turn.at) {
+                    Some(slot) if slot.epoch == turn.epoch && !slot.fenced => {
+                        if holds {
+                            slot.sending += 1;
+                            return true;
+                        }
+                    }
+                    Some(_) | None => return false,
+                }
+            }
+            // The tick may have been what was missing, and it tells nobody.
+            let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
+        }
+    }
+
+    fn lease_holds(&self, lease: &Lease) -> bool {
+        let tick = self.tick_ms.get().map_or(0, |tick| tick.load(Ordering::SeqCst));
+        lease.holds(self.surroundings.clock.monotonic(), Duration::from_millis(tick))
+    }
+
+    fn finish(&self, place: &turn::Place, outcome: Option<Outcome>) {
+        let mut state = self.state.lock();
+        if let Some(slot) = state.slots.get_mut(&place.at)
+            && slot.epoch == place.epoch
+        {
+            slot.sending -= 1;
+            if let (Some(_), Ok(partition)) = (&outcome, &mut slot.partition) {
+                partition.complete(place.offset);
+            }
+        }
+        drop(state);
+        if let Some(outcome) = &outcome {
+            self.count(&place.lane, outcome);
+            self.dirty.store(true, Ordering::SeqCst);
+        }
+        self.drained.notify_all();
+    }
+
+    fn sending(state: &State<W::Item>, partitions: &[TopicPartition]) -> usize {
+        partitions.iter().filter_map(|at| state.slots.get(at)).map(|slot| slot.sending).sum()
+    }
+}
+
+impl<W: Work> turn::Ownership for Engine<W> {
+    fn holds(&self, at: &TopicPartition, epoch: u64) -> bool {
+        self.state.lock().slots.get(at).is_some_and(|slot| slot.epoch == epoch && !slot.fenced)
+    }
+}
+
+/// The engine as the consumer thread sees it.
+pub struct EngineHandler<W: Work>(pub Arc<Engine<W>>);
+
+impl<W: Work> Handler for EngineHandler<W> {
+    fn assigned(&self, partitions: Vec<Assigned>) {
+        let engine = &self.0;
+        let mut state = engine.state.lock();
+        for assigned in partitions {
+            let Some(lane) = engine.lane_of(&assigned.at) else { continue };
+            state.epoch += 1;
+            let epoch = state.epoch;
+            let at = assigned.at.clone();
+            let partition = match &engine.opener {
+                Some(opener) => {
+                    let closed = Commit { at: at.clone(), base: assigned.base, metadata: assigned.metadata.clone() };
+                    opener.open(opening::Job {
+                        lane: engine.lanes[lane].lane.clone(),
+                        epoch,
+                        assigned,
+                        window: engine.settings.window,
+                    });
+                    Err(closed)
+                }
+                None => match opening::progress(&assigned, engine.settings.window) {
+                    Ok(progress) => Ok(Partition::new(progress, None)),
+                    Err(error) => return (engine.surroundings.die)(Doubt(format!("{at:?}: {error}"))),
+                },
+            };
+            state.slots.insert(at, Slot { lane, epoch, partition, fenced: false, sending: 0, held: None, cache: None });
+        }
+        drop(state);
+        engine.dirty.store(true, Ordering::SeqCst);
+    }
+
+    fn room(&self, at: &TopicPartition) -> usize {
+        let engine = &self.0;
+        let mut guard = engine.state.lock();
+        let state = &mut *guard;
+        let Some(slot) = state.slots.get_mut(at) else { return 0 };
+        if slot.fenced || slot.partition.is_err() {
+            return 0;
+        }
+        let permits = engine.lanes[slot.lane].lane.permits;
+        if state.taken[slot.lane] >= permits {
+            return 0;
+        }
+        if let Some(held) = slot.held.take()
+            && let Some(held) = engine.admit(state, at, held)
+        {
+            if let Some(slot) = state.slots.get_mut(at) {
+                slot.held = Some(held);
+            }
+            return 0;
+        }
+        let Some(slot) = state.slots.get(at) else { return 0 };
+        let window = slot.partition.as_ref().map_or(0, Partition::room);
+        window.min(permits.saturating_sub(state.taken[slot.lane]))
+    }
+
+    fn record(&self, at: &TopicPartition, record: Incoming<'_>) {
+        let engine = &self.0;
+        let Some(lane) = engine.lane_of(at) else { return };
+        let inspected = engine.work.inspect(&engine.lanes[lane].lane, &record);
+        let record = Held { offset: record.offset(), time_ms: record.time_ms(), inspected };
+        let mut guard = engine.state.lock();
+        let state = &mut *guard;
+        // A record that comes while another is held, or while its partition leaves, is read again by the next owner; here
+        // room was zero, so neither can be.
+        let Some(slot) = state.slots.get(at) else { return };
+        if slot.fenced {
+            return;
+        }
+        if let Some(held) = engine.admit(state, at, record)
+            && let Some(slot) = state.slots.get_mut(at)
+        {
+            slot.held = Some(held);
+        }
+    }
+
+    fn fence(&self, partitions: &[TopicPartition]) {
+        let mut state = self.0.state.lock();
+        for at in partitions {
+            if let Some(slot) = state.slots.get_mut(at) {
+                slot.fenced = true;
+            }
+        }
+        drop(state);
+        self.0.leased.notify_waiters();
+    }
+
+    fn drain(&self, partitions: &[TopicPartition]) {
+        let engine = &self.0;
+        let deadline = engine.surroundings.clock.monotonic() + engine.settings.drain_deadline;
+        let mut state = engine.state.lock();
+        while Engine::<W>::sending(&state, partitions) > 0 {
+            let left = deadline.saturating_sub(engine.surroundings.clock.monotonic());
+            if left.is_zero() {
+                tracing::warn!(
+                    sending = Engine::<W>::sending(&state, partitions),
+                    "sends under way at the drain deadline may be repeated"
+                );
+                return;
+            }
+            engine.drained.wait_for(&mut state, left);
+        }
+    }
+
+    fn snapshot(&self, only: Option<&[TopicPartition]>) -> Vec<Commit> {
+        let engine = &self.0;
+        engine.dirty.store(false, Ordering::SeqCst);
+        let mut state = engine.state.lock();
+        let wanted = |at: &TopicPartition| only.is_none_or(|only| only.contains(at));
+        let slots = state.slots.iter_mut().filter(|(at, _)| wanted(at));
+        slots
+            .map(|(at, slot)| match &mut slot.partition {
+                Ok(partition) => {
+                    let snapshot = partition.snapshot();
+                    Commit { at: at.clone(), base: snapshot.base, metadata: snapshot.metadata }
+                }
+                Err(closed) => closed.clone(),
+            })
+            .collect()
+    }
+
+    fn committed(&self, commits: &[Commit], sent: Duration) {
+        let engine = &self.0;
+        let mut guard = engine.state.lock();
+        let state = &mut *guard;
+        for commit in commits {
+            if let Some(slot) = state.slots.get_mut(&commit.at)
+                && let Ok(partition) = &mut slot.partition
+            {
+                state.taken[slot.lane] -= partition.committed();
+            }
+        }
+        state.lease.renew(sent);
+        drop(guard);
+        engine.leased.notify_waiters();
+    }
+
+    fn revoked(&self, partitions: &[TopicPartition]) {
+        let engine = &self.0;
+        let mut guard = engine.state.lock();
+        let state = &mut *guard;
+        for at in partitions {
+            if let Some(mut slot) = state.slots.remove(at) {
+                if let Ok(partition) = &slot.partition {
+                    state.taken[slot.lane] -= partition.permits();
+                }
+                if let Some(cache) = &mut slot.cache {
+                    cache.flush();
+                }
+            }
+        }
+        drop(guard);
+        engine.leased.notify_waiters();
+        engine.drained.notify_all();
+    }
+
+    fn dirty(&self) -> bool {
+        self.0.dirty.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,26 @@
+//! Router and deliverer: opens, recognises repeats, delivers to sinks.
+//!
+//! ```text
+//! inbox ─▶ Engine<Router> ─▶ events ─▶ Engine<Deliverer> ─▶ sink          one Engine<Deliverer> per sink,
+//!               │                            │     ▲                      and one for its retry lanes
+//!               ▼                            ▼     │
+//!             dead ◀─────────────────── retry.<sink>.<delay>
+//! ```
+
+pub mod config;
+pub mod core;
+pub mod deliverer;
+pub mod engine;
+pub mod event;
+pub mod metrics;
+pub mod outcome;
+pub mod pipeline;
+pub mod router;
+pub mod sink;
+pub mod slot;
+mod start;
+pub mod store;
+pub mod topics;
+pub mod unseal;
+
+pub use start::{Deps, Running, StartError, start};

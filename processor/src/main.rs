@@ -1,0 +1,72 @@
+//! The processor's process: configuration, signals, exit status.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use common::config::{EXIT_STATUS, environment};
+use common::telemetry::{install_logging, install_metrics, install_panic_hook};
+use processor::config::Config;
+use processor::{Deps, start};
+
+/// What the command line says.
+struct Arguments {
+    config: Option<PathBuf>,
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => return refuse(&format!("{problem}\nusage: processor [--config FILE] [--check]"), 64),
+    };
+    let config = match Config::load(arguments.config.as_deref(), environment()) {
+        Ok(config) => config,
+        Err(mistakes) => return refuse(&mistakes.to_string(), EXIT_STATUS),
+    };
+    install_logging(&config.log);
+    install_panic_hook();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("no runtime: {error}"), 71),
+    };
+    runtime.block_on(run(config, arguments.check))
+}
+
+async fn run(config: Config, check: bool) -> ExitCode {
+    if check {
+        return ExitCode::SUCCESS;
+    }
+    let deps = Deps::system(install_metrics());
+    let tasks = deps.tasks.clone();
+    let running = match start(config, deps).await {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!(%error, "the processor can't start");
+            return ExitCode::from(69);
+        }
+    };
+    tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
+    tasks.on_signals().await;
+    tracing::info!("processor stopping");
+    running.stop().await;
+    tracing::info!("processor stopped");
+    ExitCode::SUCCESS
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments { config: None, check: false };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--config" => arguments.config = Some(words.next().ok_or("--config needs a file")?.into()),
+            "--check" => arguments.check = true,
+            other => return Err(format!("unknown argument {other}")),
+        }
+    }
+    Ok(arguments)
+}
+
+#[allow(clippy::print_stderr, reason = "logging is not set up yet")]
+fn refuse(problem: &str, status: u8) -> ExitCode {
+    eprintln!("{problem}");
+    ExitCode::from(status)
+}

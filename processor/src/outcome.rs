@@ -1,0 +1,42 @@
+//! How a record ends: in exactly one of these, and each is counted once.
+
+use common::record::Reason;
+
+/// A record's end in one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Copied to its place in `events`.
+    Routed,
+    /// The sink has it.
+    Delivered,
+    /// A repeat of a record that was or is being delivered.
+    Repeat,
+    /// Waits in a retry lane.
+    Parked,
+    /// Lies in `dead`.
+    Dead(Reason),
+    /// Not for this sink.
+    Passed,
+}
+
+impl Outcome {
+    /// Its name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Delivered => "delivered",
+            Self::Repeat => "repeat",
+            Self::Parked => "parked",
+            Self::Dead(_) => "dead",
+            Self::Passed => "passed",
+        }
+    }
+
+    /// Why it is dead, in metrics; empty for all others.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Dead(reason) => reason.as_str(),
+            Self::Routed | Self::Delivered | Self::Repeat | Self::Parked | Self::Passed => "",
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What router and deliverer share: the keys, the producer, and handing a record on.
+//!
+//! A hand-off ends only with the broker's acknowledgement. While Kafka is down it is repeated, and the record stays open:
+//! nothing is given up because of our own trouble.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::clock::Clock;
+use common::kafka::consumer::Incoming;
+use common::kafka::producer::{Outgoing, ProduceError, Producer};
+use common::record::{Failure, Head, Header, Reason, RecordKeys};
+use common::topics::{Prefix, Topic};
+
+use crate::engine::Turn;
+use crate::outcome::Outcome;
+use crate::unseal::Sources;
+
+/// See the module.
+pub struct Pipeline {
+    /// Writes to the pipeline's topics.
+    pub producer: Producer,
+    /// What their names begin with.
+    pub prefix: Prefix,
+    /// Partitions of `events` and the retry lanes.
+    pub partitions: u32,
+    /// Check what ingest made.
+    pub edge_keys: RecordKeys,
+    /// Make and check everything behind it.
+    pub core_keys: RecordKeys,
+    /// Open events.
+    pub sources: Sources,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// A record that outlives the consumer's buffer.
+pub struct Item {
+    /// What it says of itself, or why that can't be trusted.
+    pub head: Result<Head, Reason>,
+    /// The sealed body.
+    pub value: Bytes,
+}
+
+impl Item {
+    /// Verifies a record with the keys of its half.
+    pub fn read(keys: &RecordKeys, topic: &Topic, record: &Incoming<'_>) -> Self {
+        let head = keys.open(topic, record.headers(), record.value()).map_err(|error| {
+            tracing::debug!(%error, topic = %topic.role(), offset = record.offset(), "a record is not to be trusted");
+            Reason::BadMac
+        });
+        Self { head, value: Bytes::copy_from_slice(record.value()) }
+    }
+}
+
+/// A record on its way to another topic of the pipeline.
+pub struct HandOff<'a> {
+    /// Where to.
+    pub topic: &'a Topic,
+    /// Its partition; `None` lets the client choose.
+    pub partition: Option<i32>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its headers, MAC included.
+    pub headers: Vec<Header>,
+    /// The sealed body.
+    pub value: &'a [u8],
+}
+
+impl Pipeline {
+    /// Produces a record and waits for its acknowledgement, however long that takes. `None` if the partition left before.
+    pub async fn hand_off(&self, turn: &Turn, record: HandOff<'_>) -> Option<()> {
+        const PAUSE_MAX: Duration = Duration::from_secs(2);
+        let topic = record.topic.name(&self.prefix);
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let outgoing =
+                Outgoing { topic: &topic, partition: record.partition, key: record.key, value: record.value };
+            let headers = record.headers.iter().map(|(name, text)| (*name, &text[..]));
+            let error = match self.producer.send(outgoing, headers) {
+                Ok(delivery) => match delivery.await {
+                    Ok(_) => return Some(()),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            match &error {
+                ProduceError::QueueFull => {}
+                ProduceError::TooLarge | ProduceError::Unavailable(_) | ProduceError::Closed => {
+                    tracing::warn!(%error, %topic, "a hand-off failed and is repeated: the record stays open");
+                }
+            }
+            if !turn.is_ours() {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Puts a record into `dead`.
+    pub async fn bury(&self, turn: &Turn, item: &Item, reason: Reason, status: Option<u16>) -> Option<Outcome> {
+        let head = item.head.as_ref().ok();
+        let failure = Failure { reason, status, origin: turn.origin(), failed_ms: self.clock.unix_ms() };
+        let headers = self.core_keys.seal_dead(head, &failure, &item.value);
+        let key = head.and_then(|head| head.identity).map(|identity| identity.id.0);
+        let record = HandOff {
+            topic: &Topic::Dead,
+            partition: None,
+            key: key.as_ref().map(|key| &key[..]),
+            headers,
+            value: &item.value,
+        };
+        self.hand_off(turn, record).await?;
+        tracing::debug!(%reason, origin = ?turn.origin(), "dead letter");
+        Some(Outcome::Dead(reason))
+    }
+}

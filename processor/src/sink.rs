@@ -1,0 +1,162 @@
+//! Sinks: where events are delivered.
+
+mod file;
+mod http;
+mod kafka;
+
+use std::time::Duration;
+
+use ::http::Uri;
+use common::clock::Clock;
+use common::id::{EventId, SourceId};
+use common::kafka::client::KafkaConfig;
+use zeroize::Zeroizing;
+
+use crate::config::{self, SinkKind};
+
+pub use file::FileSink;
+pub use http::HttpSink;
+pub use kafka::KafkaSink;
+
+/// An event on its way to a sink. The payload is in the clear from here on.
+pub struct Event {
+    /// The same for every delivery of this event: a sink that remembers it applies the event once.
+    pub webhook_id: String,
+    /// The sender's id.
+    pub id: EventId,
+    /// Whose event it is.
+    pub source: SourceId,
+    /// The CloudEvents type.
+    pub event_type: String,
+    /// The CloudEvents time, RFC 3339.
+    pub time: String,
+    /// W3C trace context.
+    pub traceparent: Option<Box<str>>,
+    /// The payload.
+    pub payload: Zeroizing<Vec<u8>>,
+}
+
+impl Event {
+    /// The payload's media type, by its content: what is JSON is called JSON.
+    pub fn content_type(&self) -> &'static str {
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&self.payload).is_ok() {
+            "application/json"
+        } else {
+            "application/octet-stream"
+        }
+    }
+}
+
+/// Why a sink does not have an event.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The sink refuses this one event for good.
+    #[error("the sink answered {status}, for good")]
+    Permanent {
+        /// Its HTTP status.
+        status: u16,
+    },
+    /// The sink answered that it can't now, or that something between us is wrong.
+    #[error("the sink answered {status}")]
+    Status {
+        /// Its HTTP status.
+        status: u16,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// No answer in time: it may have the event.
+    #[error("the sink did not answer in time")]
+    Timeout,
+    /// No answer: it may have the event.
+    #[error("the sink was not reached: {0}")]
+    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Refusal {
+    /// Its name in metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Permanent { .. } => "permanent",
+            Self::Status { .. } => "status",
+            Self::Timeout => "timeout",
+            Self::Transport(_) => "transport",
+        }
+    }
+}
+
+/// Why a sink could not be set up. The operator's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// Its secret's file.
+    #[error(transparent)]
+    Secret(#[from] common::config::SecretFileError),
+    /// Its secret's form.
+    #[error(transparent)]
+    SigningKey(#[from] common::standard_webhooks::SigningKeyError),
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] common::tls::TlsError),
+    /// Its HTTP client.
+    #[error(transparent)]
+    Http(#[from] common::http_client::ClientError),
+    /// Its URL.
+    #[error("the sink's URL: {0}")]
+    Url(#[from] ::http::uri::InvalidUri),
+    /// Its Kafka client.
+    #[error(transparent)]
+    Kafka(#[from] common::kafka::client::ClientError),
+    /// Its file.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The path.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A sink.
+pub enum Sink {
+    /// POST, signed as Standard Webhooks.
+    Http(Box<HttpSink>),
+    /// CloudEvents on a topic.
+    Kafka(KafkaSink),
+    /// JSON lines.
+    File(FileSink),
+}
+
+impl Sink {
+    /// Sets a sink up from its configuration. `kafka` is the cluster of a Kafka sink.
+    pub fn new(config: &config::Sink, kafka: &KafkaConfig, clock: Clock) -> Result<Self, SinkError> {
+        Ok(match config.kind {
+            SinkKind::Http => {
+                let url: Uri = config.url.parse()?;
+                Self::Http(Box::new(HttpSink::new(config, url, clock)?))
+            }
+            SinkKind::Kafka => Self::Kafka(KafkaSink::new(kafka, config.topic.clone(), config.timeout)?),
+            SinkKind::File => {
+                let path = config.path.as_path();
+                let error = |source| SinkError::File { path: path.to_owned(), source };
+                Self::File(FileSink::open(path, config.timeout).map_err(error)?)
+            }
+        })
+    }
+
+    /// Delivers an event: `Ok` once the sink has it for good.
+    pub async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+        match self {
+            Self::Http(sink) => sink.deliver(event).await,
+            Self::Kafka(sink) => sink.deliver(event).await,
+            Self::File(sink) => sink.deliver(event).await,
+        }
+    }
+
+    /// Waits for what is under way. Blocks.
+    pub fn flush(&self, deadline: Duration) {
+        match self {
+            Self::Kafka(sink) => sink.flush(deadline),
+            Self::Http(_) | Self::File(_) => {}
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! CloudEvents 1.0 records in binary mode on an output topic. The payload is in the clear there, by choice.
+//!
+//! ```text
+//! key                event id
+//! value              payload
+//! content-type       media type of the payload
+//! ce_specversion     "1.0"
+//! ce_id              event id: a record written twice by a crash carries the same
+//! ce_source          source name
+//! ce_type, ce_time   by the source's rule
+//! ce_webhookid       the same id that HTTP sinks get
+//! ce_traceparent     if the sender gave one
+//! ```
+
+use std::time::Duration;
+
+use common::kafka::client::{ClientError, KafkaConfig};
+use common::kafka::producer::{Outgoing, ProduceError, Producer, ProducerSettings};
+
+use super::{Event, Refusal};
+
+/// The status of a record that the output topic is too small for: an HTTP sink's "content too large".
+const TOO_LARGE: u16 = 413;
+
+/// A Kafka sink.
+pub struct KafkaSink {
+    producer: Producer,
+    topic: String,
+}
+
+impl KafkaSink {
+    /// A sink that writes to a topic.
+    pub fn new(kafka: &KafkaConfig, topic: String, timeout: Duration) -> Result<Self, ClientError> {
+        let settings = ProducerSettings { ack_deadline: timeout, ..ProducerSettings::default() };
+        Ok(Self { producer: Producer::new(kafka, &settings)?, topic })
+    }
+
+    pub(super) async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+        let record = Outgoing {
+            topic: &self.topic,
+            partition: None,
+            key: Some(event.id.as_str().as_bytes()),
+            value: &event.payload,
+        };
+        let mut headers = vec![
+            ("content-type", event.content_type()),
+            ("ce_specversion", "1.0"),
+            ("ce_id", event.id.as_str()),
+            ("ce_source", event.source.as_str()),
+            ("ce_type", &event.event_type),
+            ("ce_time", &event.time),
+            ("ce_webhookid", &event.webhook_id),
+        ];
+        if let Some(traceparent) = &event.traceparent {
+            headers.push(("ce_traceparent", traceparent));
+        }
+        let headers = headers.into_iter().map(|(name, text)| (name, text.as_bytes()));
+        let delivery = self.producer.send(record, headers).map_err(refusal)?;
+        delivery.await.map_err(refusal)?;
+        Ok(())
+    }
+
+    pub(super) fn flush(&self, deadline: Duration) {
+        if let Err(error) = self.producer.flush(deadline) {
+            tracing::warn!(%error, "records for the output topic were not acknowledged: they are delivered again");
+        }
+    }
+}
+
+fn refusal(error: ProduceError) -> Refusal {
+    match error {
+        ProduceError::TooLarge => Refusal::Permanent { status: TOO_LARGE },
+        error @ (ProduceError::QueueFull | ProduceError::Unavailable(_) | ProduceError::Closed) => {
+            Refusal::Transport(Box::new(error))
+        }
+    }
+}

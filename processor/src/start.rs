@@ -1,0 +1,372 @@
+//! Putting a processor together, and taking it apart in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::admin::{self, Health};
+use common::clock::Clock;
+use common::config::SecretFileError;
+use common::id::{IdKey, SinkId};
+use common::kafka::admin::{Admin, AdminError};
+use common::kafka::client::ClientError;
+use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, Waker};
+use common::kafka::producer::{Producer, ProducerSettings};
+use common::record::{RecordKey, RecordKeys};
+use common::shutdown::Group as Tasks;
+use common::telemetry::Metrics;
+use common::topics::{Group, Topic};
+use tokio::runtime::Handle;
+
+use crate::config::{Config, KeyFile};
+use crate::deliverer::{Deliverer, dedup_key};
+use crate::engine::{Engine, EngineHandler, EngineSettings, IndexSettings, KeyOf, Lane, Surroundings, Work};
+use crate::pipeline::Pipeline;
+use crate::router::Router;
+use crate::sink::{Sink, SinkError};
+use crate::slot::{Slot, SlotError};
+use crate::store::{NoStore, SledStore, Store, StoreError};
+use crate::unseal::{SourceError, Sources};
+use crate::{metrics, topics};
+
+/// How long the last records may take to be acknowledged when a processor stops.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a hand-off may take before it is tried again.
+const HAND_OFF_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a processor needs from its process.
+pub struct Deps {
+    /// Its tasks.
+    pub tasks: Tasks,
+    /// Time.
+    pub clock: Clock,
+    /// What the admin listener shows.
+    pub metrics: Metrics,
+    /// Ends the process.
+    pub die: Die,
+}
+
+impl Deps {
+    /// Of a process of its own: doubt ends it with status 70, and its supervisor starts it again.
+    pub fn system(metrics: Metrics) -> Self {
+        let die = |Doubt(why): Doubt| {
+            tracing::error!(why, "ending the process: what it may still do is in doubt");
+            std::process::exit(70);
+        };
+        Self { tasks: Tasks::new(), clock: Clock::system(), metrics, die: Arc::new(die) }
+    }
+}
+
+/// Why a processor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A key's file.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+    /// A source's keys.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A sink.
+    #[error("sink {sink}: {source}")]
+    Sink {
+        /// Its name.
+        sink: SinkId,
+        /// Why.
+        #[source]
+        source: Box<SinkError>,
+    },
+    /// No identity.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The cache can't be had even when it is put aside: the disk is full or not writable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A Kafka client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Kafka was asked and did not answer well.
+    #[error(transparent)]
+    Kafka(#[from] AdminError),
+    /// Topics are not as they must be.
+    #[error("the topics are not as they must be:\n{}", .0.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n"))]
+    Topics(Vec<topics::Finding>),
+    /// The admin listener.
+    #[error("admin.address {address}: {source}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running processor.
+pub struct Running {
+    admin_address: SocketAddr,
+    consumers: Vec<GroupConsumer>,
+    pipeline: Arc<Pipeline>,
+    sinks: Vec<Arc<Sink>>,
+    health: Health,
+    tasks: Tasks,
+    // Locked as long as it runs.
+    _slot: Option<Slot>,
+}
+
+/// Starts a processor. It joins its groups in the background; `/readyz` says when every partition that it owns is open.
+pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
+    metrics::describe();
+    let embedded = config.topics.danger_embedded;
+    let health = Health::new();
+    health.set("partitions", false);
+    let address = config.admin.address;
+    let admin_address = admin::serve(&deps.tasks, address, deps.metrics.clone(), health.clone())
+        .await
+        .map_err(|source| StartError::Admin { address, source })?;
+
+    let cluster = if embedded { None } else { Some(check_topics(&config).await?) };
+    let slot = if embedded { None } else { Some(Slot::take(config.data.dir.as_path())?) };
+    let store: Arc<dyn Store> = match (&slot, &cluster) {
+        (Some(slot), Some(cluster)) => {
+            let dir = slot.dir().join("index");
+            Arc::new(SledStore::open(&dir, config.dedup.window, config.dedup.cache_bytes.as_u64(), cluster)?)
+        }
+        _ if config.data.dir.is_empty() => Arc::new(NoStore),
+        _ => {
+            let dir = config.data.dir.as_path().join("index");
+            Arc::new(SledStore::open(&dir, config.dedup.window, config.dedup.cache_bytes.as_u64(), "embedded")?)
+        }
+    };
+    let pipeline = Arc::new(Pipeline {
+        producer: Producer::new(
+            &config.kafka,
+            &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
+        )?,
+        prefix: config.topics.prefix.clone(),
+        partitions: config.topics.partitions,
+        edge_keys: record_keys(&config.pipeline.edge_keys)?,
+        core_keys: record_keys(&config.pipeline.core_keys)?,
+        sources: Sources::load(&config.source)?,
+        clock: deps.clock.clone(),
+    });
+    let mut builder = Builder {
+        config: &config,
+        deps: &deps,
+        pipeline,
+        store,
+        instance: slot.as_ref().map(|slot| slot.instance().to_owned()),
+        consumers: Vec::new(),
+        open: Vec::new(),
+    };
+    if config.roles.router {
+        builder.router()?;
+    }
+    let mut sinks = Vec::new();
+    if config.roles.deliverer {
+        for (name, sink) in &config.sink {
+            let made = Sink::new(sink, config.sink_cluster(sink), deps.clock.clone())
+                .map_err(|source| StartError::Sink { sink: name.clone(), source: Box::new(source) })?;
+            let made = Arc::new(made);
+            builder.deliverer(name, &made)?;
+            sinks.push(made);
+        }
+    }
+    let Builder { pipeline, consumers, open, .. } = builder;
+    report_health(&deps.tasks, health.clone(), open);
+    if config.roles.deliverer {
+        for (name, sink) in &config.sink {
+            tracing::info!(sink = %name, per_lane = sink.permits, lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
+        }
+    }
+    Ok(Running { admin_address, consumers, pipeline, sinks, health, tasks: deps.tasks, _slot: slot })
+}
+
+impl Running {
+    /// Where metrics and health are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Whether every partition owned is open, and at least one is.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Leaves in order: fence, drain, commit, close; then waits for what was handed on.
+    pub async fn stop(self) {
+        let Self { consumers, pipeline, sinks, tasks, _slot, .. } = self;
+        // Consumers are closed on threads of their own: closing polls, and callbacks wait.
+        let closing = consumers.into_iter().map(|consumer| tokio::task::spawn_blocking(move || consumer.stop()));
+        for closed in closing.collect::<Vec<_>>() {
+            if closed.await.is_err() {
+                tracing::error!("a consumer could not be closed");
+            }
+        }
+        tasks.cancel();
+        tasks.wait(FLUSH_DEADLINE).await;
+        let flushed = tokio::task::spawn_blocking(move || {
+            if let Err(error) = pipeline.producer.flush(FLUSH_DEADLINE) {
+                tracing::warn!(%error, "hand-offs were not acknowledged: their records are replayed");
+            }
+            sinks.iter().for_each(|sink| sink.flush(FLUSH_DEADLINE));
+            // The last handles of the producers: dropping one blocks.
+            drop((pipeline, sinks));
+        });
+        if flushed.await.is_err() {
+            tracing::error!("the producers could not be flushed");
+        }
+        drop(_slot);
+    }
+}
+
+/// The groups of a processor while it is put together.
+struct Builder<'a> {
+    config: &'a Config,
+    deps: &'a Deps,
+    pipeline: Arc<Pipeline>,
+    store: Arc<dyn Store>,
+    instance: Option<String>,
+    consumers: Vec<GroupConsumer>,
+    open: Vec<Box<dyn Fn() -> bool + Send>>,
+}
+
+impl Builder<'_> {
+    fn router(&mut self) -> Result<(), StartError> {
+        let mut keys = Vec::new();
+        for key in &self.config.pipeline.id_keys {
+            keys.push(IdKey::new(key.id.clone(), &key.file.load()?));
+        }
+        let mut keys = keys.into_iter();
+        let current = keys.next().expect("a checked configuration has an id key");
+        let work = Router::new(self.pipeline.clone(), current, keys.next());
+        let in_flight = self.config.router.in_flight;
+        let lane = self.lane(Topic::Inbox, None, in_flight, in_flight);
+        self.group(&Group::Router, work, vec![lane], HAND_OFF_DEADLINE, None)
+    }
+
+    fn deliverer(&mut self, name: &SinkId, sink: &Arc<Sink>) -> Result<(), StartError> {
+        let settings = &self.config.sink[name];
+        let work = || Deliverer {
+            pipeline: self.pipeline.clone(),
+            sink_id: name.clone(),
+            sink: sink.clone(),
+            schedule: self.config.schedule(),
+            age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
+        };
+        let (fresh, again) = (work(), work());
+        let lane = |topic| self.lane(topic, Some(name), settings.permits, settings.concurrency);
+        let events = vec![lane(Topic::Events)];
+        let retries: Vec<Lane> = self.config.retry_topics(name).map(lane).collect();
+        let pipeline = self.pipeline.clone();
+        let key_of: KeyOf = Arc::new(move |lane, record| {
+            let head = pipeline.core_keys.open(&lane.topic, record.headers(), record.value()).ok()?;
+            dedup_key(&lane.topic, &head)
+        });
+        // Two sinks read the same topic: each has a cache of its own, or one's progress would pass for the other's.
+        let index = IndexSettings {
+            window: self.config.dedup.window,
+            kafka: self.config.kafka.clone(),
+            embedded: self.config.topics.danger_embedded,
+            store: self.store.clone(),
+            cache: name.to_string(),
+            key_of,
+            clock: self.deps.clock.clone(),
+        };
+        self.group(&Group::Deliver(name.clone()), fresh, events, settings.timeout, Some(index.clone()))?;
+        self.group(&Group::Retry(name.clone()), again, retries, settings.timeout, Some(index))
+    }
+
+    fn lane(&self, topic: Topic, sink: Option<&SinkId>, permits: usize, concurrency: usize) -> Lane {
+        let delay_ms = match &topic {
+            Topic::Retry { delay, .. } => delay.as_ms(),
+            Topic::Inbox | Topic::Events | Topic::Dead => 0,
+        };
+        let name = topic.name(&self.config.topics.prefix).into();
+        Lane { topic, name, sink: sink.map(SinkId::to_string).unwrap_or_default(), delay_ms, permits, concurrency }
+    }
+
+    fn group<W: Work>(
+        &mut self,
+        group: &Group,
+        work: W,
+        lanes: Vec<Lane>,
+        dispatch_timeout: Duration,
+        index: Option<IndexSettings>,
+    ) -> Result<(), StartError> {
+        let Config { kafka, group: settings, topics, .. } = self.config;
+        let names = lanes.iter().map(|lane| lane.name.clone()).collect();
+        let waker = Waker::new();
+        let surroundings = Surroundings {
+            clock: self.deps.clock.clone(),
+            tasks: self.deps.tasks.clone(),
+            runtime: Handle::current(),
+            die: self.deps.die.clone(),
+        };
+        let engine_settings = EngineSettings {
+            window: settings.window,
+            drain_deadline: settings.drain_deadline,
+            session: settings.session,
+            dispatch_timeout,
+        };
+        let engine = Engine::new(work, lanes, engine_settings, surroundings, index, waker.clone())
+            .expect("the configuration's check rules out a session without time to send");
+        let consumer = GroupConsumer::start(
+            kafka,
+            ConsumerSettings {
+                group: group.name(&topics.prefix),
+                topics: names,
+                instance: self.instance.clone(),
+                session: settings.session,
+                callback_deadline: settings.drain_deadline + Duration::from_secs(30),
+                commit_interval: settings.commit_interval,
+                embedded: topics.danger_embedded,
+            },
+            Arc::new(EngineHandler(engine.clone())),
+            self.deps.clock.clone(),
+            waker,
+            self.deps.die.clone(),
+        )?;
+        engine.watch_tick(consumer.tick_ms());
+        self.open.push(Box::new(move || engine.is_open()));
+        self.consumers.push(consumer);
+        Ok(())
+    }
+}
+
+fn record_keys(files: &[KeyFile]) -> Result<RecordKeys, StartError> {
+    let mut keys = Vec::new();
+    for key in files {
+        keys.push(RecordKey::new(key.id.clone(), &key.file.load()?));
+    }
+    Ok(RecordKeys::new(keys).expect("a checked configuration has at least one key of each kind"))
+}
+
+/// Refuses to start on topics that could lose or repeat events. Answers the cluster's id.
+async fn check_topics(config: &Config) -> Result<String, StartError> {
+    let admin = Admin::new(&config.kafka)?;
+    let mut findings = Vec::new();
+    for spec in topics::specs(config) {
+        let state = admin.describe(&spec.name).await?;
+        findings.extend(topics::check(&spec, state.as_ref()));
+    }
+    if config.topics.danger_single_broker {
+        tracing::warn!("topics.danger_single_broker: an acknowledged event is on one disk only");
+    }
+    let (cluster, _) = tokio::task::block_in_place(|| admin.cluster())?;
+    if findings.is_empty() { Ok(cluster.unwrap_or_default()) } else { Err(StartError::Topics(findings)) }
+}
+
+/// Ready while every partition that is owned is open. A processor without partitions is a spare, and ready too.
+fn report_health(tasks: &Tasks, health: Health, open: Vec<Box<dyn Fn() -> bool + Send>>) {
+    let token = tasks.token();
+    tasks.spawn("health", async move {
+        let mut every = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            tokio::select! {
+                _ = every.tick() => health.set("partitions", open.iter().all(|open| open())),
+                () = token.cancelled() => return,
+            }
+        }
+    });
+}

@@ -1,0 +1,135 @@
+//! The topics that a deployment needs, and what is wrong with those that it has.
+
+use std::collections::BTreeMap;
+
+use common::kafka::admin::{TopicSpec, TopicState};
+use common::limits::RECORD_BYTES_MAX;
+
+use crate::config::Config;
+
+/// Every topic of the pipeline as it should be. The output topics of Kafka sinks are their consumers' affair.
+pub fn specs(config: &Config) -> Vec<TopicSpec> {
+    let replication = if config.topics.danger_single_broker { 1 } else { config.topics.replication };
+    let settings = BTreeMap::from([
+        ("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()),
+        ("max.message.bytes".to_owned(), RECORD_BYTES_MAX.to_string()),
+        ("retention.ms".to_owned(), config.topics.retention.as_millis().to_string()),
+        ("retention.bytes".to_owned(), "-1".to_owned()),
+        ("cleanup.policy".to_owned(), "delete".to_owned()),
+        ("unclean.leader.election.enable".to_owned(), "false".to_owned()),
+        ("min.insync.replicas".to_owned(), replication.saturating_sub(1).max(1).to_string()),
+    ]);
+    let number = |n: u32| i32::try_from(n).expect("a checked configuration holds small numbers");
+    let spec = |topic: common::topics::Topic| TopicSpec {
+        name: topic.name(&config.topics.prefix),
+        partitions: number(config.topics.partitions),
+        replication: number(replication),
+        settings: settings.clone(),
+    };
+    config.pipeline_topics().into_iter().map(spec).collect()
+}
+
+/// What is wrong with a topic, and what mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The topic.
+    pub topic: String,
+    /// What is wrong.
+    pub wrong: String,
+    /// What mends it.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "topic {}: {}; {}", self.topic, self.wrong, self.remedy)
+    }
+}
+
+/// Compares a topic as it is with what it should be.
+pub fn check(spec: &TopicSpec, state: Option<&TopicState>) -> Vec<Finding> {
+    let finding = |wrong: String, remedy: String| Finding { topic: spec.name.clone(), wrong, remedy };
+    let Some(state) = state else {
+        return vec![finding("is missing".to_owned(), "make it with `sealstream topics create`".to_owned())];
+    };
+    let mut findings = Vec::new();
+    if state.partitions != spec.partitions {
+        findings.push(finding(
+            format!("has {} partitions where topics.partitions says {}", state.partitions, spec.partitions),
+            "the number is fixed for the life of the topic: correct the configuration".to_owned(),
+        ));
+    }
+    if state.replication < spec.replication {
+        findings.push(finding(
+            format!("has {} copies where {} are wanted", state.replication, spec.replication),
+            "move it with kafka-reassign-partitions.sh, or say topics.danger_single_broker".to_owned(),
+        ));
+    }
+    for (key, wanted) in &spec.settings {
+        let found = state.settings.get(key);
+        let enough = match key.as_str() {
+            "max.message.bytes" | "min.insync.replicas" => at_least(found, wanted),
+            // -1 is for ever.
+            "retention.ms" => found.is_some_and(|found| found == "-1") || at_least(found, wanted),
+            _ => found == Some(wanted),
+        };
+        if !enough {
+            let found = found.map_or("not set", String::as_str);
+            let alter = format!(
+                "kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {key}={wanted}",
+                spec.name
+            );
+            findings.push(finding(format!("{key} is {found} where {wanted} is wanted"), alter));
+        }
+    }
+    findings
+}
+
+fn at_least(found: Option<&String>, wanted: &str) -> bool {
+    let number = |text: &str| text.parse::<i64>().ok();
+    found.and_then(|found| number(found)).zip(number(wanted)).is_some_and(|(found, wanted)| found >= wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TopicSpec {
+        let settings = [("retention.ms", "1000"), ("cleanup.policy", "delete"), ("min.insync.replicas", "2")];
+        TopicSpec {
+            name: "t".to_owned(),
+            partitions: 4,
+            replication: 3,
+            settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        }
+    }
+
+    fn state() -> TopicState {
+        TopicState { partitions: 4, replication: 3, settings: spec().settings }
+    }
+
+    #[test]
+    fn what_is_as_wanted_or_better_is_right() {
+        assert_eq!(check(&spec(), Some(&state())), []);
+        let mut better = TopicState { replication: 5, ..state() };
+        better.settings.insert("retention.ms".to_owned(), "-1".to_owned());
+        better.settings.insert("min.insync.replicas".to_owned(), "3".to_owned());
+        assert_eq!(check(&spec(), Some(&better)), []);
+    }
+
+    #[test]
+    fn each_difference_is_named_with_its_remedy() {
+        assert_eq!(check(&spec(), None).len(), 1);
+        assert_eq!(check(&spec(), Some(&TopicState { partitions: 5, ..state() })).len(), 1);
+        assert_eq!(check(&spec(), Some(&TopicState { replication: 1, ..state() })).len(), 1);
+        for (key, value) in [("retention.ms", "999"), ("cleanup.policy", "compact"), ("min.insync.replicas", "1")] {
+            let mut state = state();
+            state.settings.insert(key.to_owned(), value.to_owned());
+            let findings = check(&spec(), Some(&state));
+            assert!(
+                findings.len() == 1 && findings[0].wrong.contains(key) && findings[0].remedy.contains("kafka-configs"),
+                "{key}"
+            );
+        }
+    }
+}

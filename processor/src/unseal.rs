@@ -1,0 +1,139 @@
+//! From a sealed record to its event: by the rules of the event's source.
+
+use std::collections::BTreeMap;
+
+use common::envelope::Envelope;
+use common::id::{EventId, KeyId, SinkId, SourceId};
+use common::record::{Head, Reason};
+use open::{Key, KeyError, Keyring, KeyringError, OpenError};
+use zeroize::Zeroizing;
+
+use crate::config::{self, EventIdRule};
+use crate::event::{Found, Pointer, find};
+
+/// Why a source could not be set up. The operator's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A key's file.
+    #[error(transparent)]
+    File(#[from] common::config::SecretFileError),
+    /// A key of another length.
+    #[error("source {name}, key {id}: {source}")]
+    Key {
+        /// The source.
+        name: SourceId,
+        /// The key.
+        id: KeyId,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
+    /// The keys taken together.
+    #[error("source {name}: {source}")]
+    Keyring {
+        /// The source.
+        name: SourceId,
+        /// Why.
+        #[source]
+        source: KeyringError,
+    },
+}
+
+/// The sources that this processor can open.
+pub struct Sources(BTreeMap<SourceId, Source>);
+
+struct Source {
+    keyring: Keyring,
+    event_id: EventIdRule,
+    event_type: Pointer,
+    event_time: Pointer,
+    sinks: Vec<SinkId>,
+}
+
+/// An opened event.
+pub struct Unsealed {
+    /// Its id.
+    pub id: EventId,
+    /// Its payload.
+    pub payload: Zeroizing<Vec<u8>>,
+}
+
+/// Longest CloudEvents type that is taken from a payload, in bytes.
+const TYPE_BYTES_MAX: usize = 256;
+
+/// The CloudEvents type of an event that has none.
+pub const DEFAULT_TYPE: &str = "webhook";
+
+impl Sources {
+    /// Reads the keys.
+    pub fn load(sources: &BTreeMap<SourceId, config::Source>) -> Result<Self, SourceError> {
+        let load = |(name, source): (&SourceId, &config::Source)| {
+            let mut keys = Vec::new();
+            for key in &source.keys {
+                let secret = key.file.load()?;
+                let loaded = Key::try_from(&secret).map_err(|source| SourceError::Key {
+                    name: name.clone(),
+                    id: key.id.clone(),
+                    source,
+                })?;
+                keys.push((key.id.clone(), loaded));
+            }
+            let keyring = Keyring::new(keys).map_err(|source| SourceError::Keyring { name: name.clone(), source })?;
+            let source = Source {
+                keyring,
+                event_id: source.event_id.clone(),
+                event_type: source.event_type.clone(),
+                event_time: source.event_time.clone(),
+                sinks: source.sinks.clone(),
+            };
+            Ok::<_, SourceError>((name.clone(), source))
+        };
+        Ok(Self(sources.iter().map(load).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether events of a source go to a sink. Those of an unknown source do: somebody must find them in `dead`.
+    pub fn feeds(&self, source: &SourceId, sink: &SinkId) -> bool {
+        self.0.get(source).is_none_or(|source| source.sinks.contains(sink))
+    }
+
+    /// Opens a record's value and finds the event's id.
+    pub fn unseal(&self, head: &Head, value: &[u8]) -> Result<Unsealed, Reason> {
+        let source = self.0.get(&head.source).ok_or(Reason::UnknownSource)?;
+        let envelope = Envelope::parse(value, &head.source).map_err(|_| Reason::InvalidEnvelope)?;
+        let opened = open::open(&source.keyring, &envelope).map_err(|error| match error {
+            OpenError::UnknownKey(_) => Reason::UnknownKey,
+            OpenError::Failed => Reason::OpenFailed,
+        })?;
+        let payload = opened.plaintext;
+        let id = match (&envelope, &source.event_id) {
+            (Envelope::Jwe(jwe), _) => jwe.header().jti.clone(),
+            (Envelope::Native(_), EventIdRule::SignedContent) => EventId::of_signed_content(&head.timestamp, value),
+            (Envelope::Native(_), EventIdRule::Pointer(pointer)) => match find(&payload, pointer) {
+                Found::Text(text) | Found::Integer(text) => EventId::new(text).map_err(|_| Reason::InvalidEventId)?,
+                Found::Missing | Found::Unusable => return Err(Reason::InvalidEventId),
+            },
+        };
+        Ok(Unsealed { id, payload })
+    }
+
+    /// The CloudEvents type and time of an event.
+    pub fn describe(&self, head: &Head, payload: &[u8]) -> (String, String) {
+        let source = self.0.get(&head.source);
+        let at =
+            |pointer: fn(&Source) -> &Pointer| source.map_or(Found::Missing, |source| find(payload, pointer(source)));
+        let event_type = match at(|source| &source.event_type) {
+            Found::Text(text) if (1..=TYPE_BYTES_MAX).contains(&text.len()) => text,
+            Found::Text(_) | Found::Integer(_) | Found::Missing | Found::Unusable => DEFAULT_TYPE.to_owned(),
+        };
+        let time = match at(|source| &source.event_time) {
+            Found::Text(text) => text.parse::<jiff::Timestamp>().ok(),
+            Found::Integer(seconds) => {
+                seconds.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+            }
+            Found::Missing | Found::Unusable => None,
+        };
+        let received =
+            || i64::try_from(head.received_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        (event_type, time.or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string())
+    }
+}
