@@ -1,7 +1,7 @@
 //! Names and identities: of sources, sinks and keys (configured), and of events (from outside).
 //!
 //! An event is identified by its source and its event id together: two sources may use the same event ids. Neither
-//! leaves the process in the clear for the native format; what Kafka sees is the [`KeyedId`] and the [`Placement`].
+//! leaves the process in the clear for the native format; what Kafka sees is the [`KeyedId`] and the [`placement`].
 //!
 //! ```text
 //! identity  = len(source) ‖ source ‖ len(event id) ‖ event id        len = 4 bytes, big-endian

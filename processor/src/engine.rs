@@ -448,7 +448,9 @@ impl<W: Work> Handler for EngineHandler<W> {
 
     fn snapshot(&self, only: Option<&[TopicPartition]>) -> Vec<Commit> {
         let engine = &self.0;
-        engine.dirty.store(false, Ordering::SeqCst);
+        if only.is_none() {
+            engine.dirty.store(false, Ordering::SeqCst);
+        }
         let mut state = engine.state.lock();
         let wanted = |at: &TopicPartition| only.is_none_or(|only| only.contains(at));
         let slots = state.slots.iter_mut().filter(|(at, _)| wanted(at));

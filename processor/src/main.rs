@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use common::config::{EXIT_STATUS, environment};
 use common::telemetry::{install_logging, install_metrics, install_panic_hook};
 use processor::config::Config;
 use processor::{Deps, start};
+
+/// How long the last commit and the last hand-offs may take after the drain.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
 
 /// What the command line says.
 struct Arguments {
@@ -36,6 +40,7 @@ async fn run(config: Config, check: bool) -> ExitCode {
     if check {
         return ExitCode::SUCCESS;
     }
+    let deadline = config.group.drain_deadline + STOP_MARGIN;
     let deps = Deps::system(install_metrics());
     let tasks = deps.tasks.clone();
     let running = match start(config, deps).await {
@@ -48,7 +53,11 @@ async fn run(config: Config, check: bool) -> ExitCode {
     tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
     tasks.on_signals().await;
     tracing::info!("processor stopping");
-    running.stop().await;
+    // A synchronous commit has no deadline of its own; with Kafka away, leaving without it only means replays.
+    if tokio::time::timeout(deadline, running.stop()).await.is_err() {
+        tracing::error!(?deadline, "the processor did not stop in time");
+        std::process::exit(70);
+    }
     tracing::info!("processor stopped");
     ExitCode::SUCCESS
 }
