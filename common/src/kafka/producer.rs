@@ -192,3 +192,6 @@ impl Producer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
