@@ -1,0 +1,103 @@
+//! How many connections there may be at once: in all, per network, and in their handshakes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::config::Limits;
+use crate::metrics::ConnectionOutcome;
+use crate::network::Network;
+
+/// Connections per network. Holds an entry only for networks that have some, so it is bounded by the cap on all.
+type Counts = Arc<Mutex<HashMap<Network, usize>>>;
+
+/// The caps.
+pub(crate) struct Caps {
+    all: Arc<Semaphore>,
+    per_network: usize,
+    counts: Counts,
+    handshakes: Semaphore,
+}
+
+impl Caps {
+    /// Caps as configured.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(limits.connections_max)),
+            per_network: limits.connections_per_ip_max,
+            counts: Counts::default(),
+            handshakes: Semaphore::new(limits.handshakes_max),
+        }
+    }
+
+    /// A place for one more connection from `network`, or how to count the one that finds none.
+    pub(crate) fn take(&self, network: Network) -> Result<Slot, ConnectionOutcome> {
+        let all = self.all.clone().try_acquire_owned().map_err(|_| ConnectionOutcome::OverCap)?;
+        let mut counts = self.counts.lock();
+        let count = counts.entry(network).or_insert(0);
+        if *count >= self.per_network {
+            return Err(ConnectionOutcome::OverNetworkCap);
+        }
+        *count += 1;
+        Ok(Slot { network, counts: self.counts.clone(), _all: all })
+    }
+
+    /// Waits for a place among the handshakes.
+    pub(crate) async fn handshake(&self) -> SemaphorePermit<'_> {
+        self.handshakes.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
+/// A connection's place; given back when it is dropped.
+pub(crate) struct Slot {
+    network: Network,
+    counts: Counts,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    /// Whom the connection counts for.
+    pub(crate) fn network(&self) -> Network {
+        self.network
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn places_are_given_out_to_the_caps_and_come_back() {
+        let mut limits = crate::tests::config().limits;
+        limits.connections_max = 3;
+        limits.connections_per_ip_max = 2;
+        let caps = Caps::new(&limits);
+        let network = |last| Network::from(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let held: Vec<Slot> =
+            [1, 1, 2].into_iter().map(|last| caps.take(network(last)).unwrap_or_else(|_| panic!())).collect();
+        assert_eq!(caps.take(network(3)).err(), Some(ConnectionOutcome::OverCap));
+        drop(held.into_iter().last());
+        assert_eq!(caps.take(network(1)).map(|slot| slot.network()), Ok(network(1)), "everything came back");
+        let two = [caps.take(network(1)), caps.take(network(1))];
+        assert_eq!(caps.take(network(1)).err(), Some(ConnectionOutcome::OverNetworkCap));
+        drop(two);
+        assert!(caps.counts.lock().is_empty());
+        assert_eq!(caps.all.available_permits(), 3);
+    }
+}

@@ -1,0 +1,199 @@
+//! One request from its head to its answer, and what all requests share.
+//!
+//! Every request gets exactly one answer and is counted exactly once; a panic in the way is answered with 500 and the
+//! process lives on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::task::Poll;
+
+use bytes::Bytes;
+use common::clock::Clock;
+use common::kafka::client::ClientError;
+use common::record::RecordKeys;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Body;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Limits};
+use crate::metrics::{EdgeMetrics, Outcome};
+use crate::publish::Publisher;
+use crate::rate::RateLimiter;
+use crate::refusal::{Answer, Refusal};
+use crate::source::{Materials, Routes};
+use crate::stage::admitted::Admitted;
+use crate::stage::authenticated::Authenticated;
+use crate::stage::fresh::Fresh;
+use crate::stage::raw::{Client, RawRequest};
+use crate::stage::record::Record;
+
+const RECEIVED: &str = r#"{"status":"received"}"#;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What all requests share.
+pub(crate) struct Edge {
+    pub(crate) limits: Limits,
+    pub(crate) routes: Routes,
+    pub(crate) rate: Option<RateLimiter>,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) keys: RecordKeys,
+    pub(crate) publisher: Publisher,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: EdgeMetrics,
+    ids: RequestIds,
+    draining: AtomicBool,
+    /// The requests that are worked on.
+    requests: TaskTracker,
+}
+
+/// An answer, and whether the connection ends with it.
+pub(crate) struct Reply {
+    /// The answer.
+    pub(crate) response: Response<Full<Bytes>>,
+    /// Whether the connection ends.
+    pub(crate) closes: bool,
+}
+
+impl Edge {
+    /// Puts together what requests share. The TLS configuration of `materials` is the listener's.
+    pub(crate) fn new(
+        config: &Config,
+        materials: Materials,
+        metrics: EdgeMetrics,
+        clock: Clock,
+    ) -> Result<Self, ClientError> {
+        Ok(Self {
+            limits: config.limits.clone(),
+            routes: materials.routes,
+            rate: RateLimiter::new(&config.rate),
+            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
+            keys: materials.keys,
+            publisher: Publisher::new(&config.kafka, &config.topics.prefix, &config.publish, &clock)?,
+            clock,
+            metrics,
+            ids: RequestIds::new(),
+            draining: AtomicBool::new(false),
+            requests: TaskTracker::new(),
+        })
+    }
+
+    /// From now on new requests are refused.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.requests.close();
+    }
+
+    /// Ends when every request that was under way has been answered. Only after [`drain`](Self::drain).
+    pub(crate) async fn drained(&self) {
+        self.requests.wait().await;
+    }
+
+    /// Answers one request.
+    pub(crate) async fn serve<B>(&self, request: Request<B>, client: &Client) -> Reply
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let tally = self.metrics.begin();
+        let request_id = self.ids.next();
+        client.set_unread(!request.body().is_end_stream());
+        let reply = match unpanicked(self.take(request, client)).await {
+            Ok(()) => {
+                tally.end(Outcome::Received);
+                tracing::trace!(request_id, "received");
+                Reply { response: Response::new(Full::from(RECEIVED)), closes: false }
+            }
+            Err(refusal) => {
+                let answer = refusal.answer();
+                tally.end(answer.outcome);
+                let cause = std::error::Error::source(&refusal).map(ToString::to_string);
+                tracing::debug!(request_id, code = answer.outcome.as_str(), %refusal, cause, "refused");
+                Reply { response: refused(&answer, &request_id), closes: answer.closes }
+            }
+        };
+        reply.finish(&request_id)
+    }
+
+    /// Takes one request through its stages and into the log.
+    async fn take<B>(&self, request: Request<B>, client: &Client) -> Result<(), Refusal>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        // Counted before the flag is read, and the flag set before the count is read: whoever sees it unset is waited for.
+        let _counted = self.requests.token();
+        fence(Ordering::SeqCst);
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::ShuttingDown);
+        }
+        #[cfg(test)]
+        assert!(!request.headers().contains_key("x-test-panic"), "a bug");
+        let raw = RawRequest::new(request, client);
+        let admitted = Admitted::admit(raw, self)?;
+        let authenticated = Authenticated::authenticate(admitted, self).await?;
+        let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
+        let record = Record::seal(fresh, &self.keys, self.clock.unix_ms())?;
+        self.publisher.publish(&record, &self.metrics).await
+    }
+}
+
+impl Reply {
+    /// Adds what every answer has.
+    fn finish(mut self, request_id: &str) -> Self {
+        let headers = self.response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REQUEST_ID, HeaderValue::from_str(request_id).expect("a request id is of letters and digits"));
+        self
+    }
+}
+
+fn refused(answer: &Answer, request_id: &str) -> Response<Full<Bytes>> {
+    let (sentence, code) = (answer.sentence, answer.outcome.as_str());
+    // Sentences, codes and ids are ours and have no character that JSON escapes.
+    let body = format!(r#"{{"error":"{sentence}","code":"{code}","request_id":"{request_id}"}}"#);
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = answer.status;
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    if let Some(seconds) = answer.retry_after_s {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The future, with a panic turned into a refusal. What it had in hand is dropped; what it shares is behind locks and
+/// atomics that no request holds across code that can fail.
+async fn unpanicked(future: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        polled.unwrap_or_else(|_panic| {
+            tracing::error!("a request's handler panicked");
+            Poll::Ready(Err(Refusal::Internal))
+        })
+    })
+    .await
+}
+
+/// Ids that tell requests apart in logs, of this process and of all others: random bits of the process and a count.
+struct RequestIds {
+    process: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let process = getrandom::u64().expect("the system has random bytes");
+        Self { process, count: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        format!("{:016x}{:08x}", self.process, self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,217 @@
+//! The public edge: verifies signed requests and publishes them, still sealed, to Kafka.
+//!
+//! A request passes through stages that are types of their own, and is answered 200 only after the brokers'
+//! acknowledgement. Ingest keeps nothing on disk, knows no event ids, and cannot open a payload: the crate that could is
+//! not among its dependencies.
+//!
+//! [`start`] runs it inside any process; the binary adds arguments, logs and signals.
+
+mod caps;
+pub mod config;
+mod edge;
+mod metrics;
+mod network;
+mod publish;
+mod rate;
+mod refusal;
+mod server;
+mod source;
+mod stage;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::admin::{self, Health};
+use common::clock::Clock;
+use common::config::Mistakes;
+use common::kafka::client::ClientError;
+use common::shutdown::Group;
+use common::telemetry::Metrics;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use metrics::{ConnectionOutcome, Outcome};
+
+use edge::Edge;
+use metrics::EdgeMetrics;
+use publish::Publisher;
+use server::Server;
+use source::Materials;
+
+/// The condition that holds while Kafka answers and has the inbox.
+const KAFKA: &str = "kafka";
+/// The condition that holds while new requests are taken.
+const TAKING: &str = "taking_requests";
+/// The condition that holds once certificate and key are loaded.
+const TLS: &str = "tls";
+
+/// How often Kafka is asked whether it is there, when it was and when it was not.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL_UNREADY: Duration = Duration::from_secs(1);
+const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+/// How long answers that are written already may take to leave.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long what is queued may take to reach the brokers, however late it is.
+const FLUSH_DEADLINE_MIN: Duration = Duration::from_secs(1);
+
+/// What the process around gives.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Runs everything. Cancelling it drains ingest; its tasks end after everything was flushed.
+    pub group: Group,
+    /// The time.
+    pub clock: Clock,
+    /// Where to count.
+    pub metrics: Metrics,
+}
+
+/// Why ingest could not start. The operator's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file that the configuration names is missing or wrong.
+    #[error("{0}")]
+    Configuration(#[from] Mistakes),
+    /// The Kafka client refused its settings.
+    #[error(transparent)]
+    Kafka(#[from] ClientError),
+    /// An address could not be listened on.
+    #[error("cannot listen on {address} ({key}): {cause}")]
+    Listen {
+        /// The configuration's key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+/// A running ingest. It goes on when this is dropped: the group ends it.
+#[derive(Debug, Clone)]
+pub struct Running {
+    local_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    health: Health,
+}
+
+impl Running {
+    /// Where senders connect.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Where metrics and health are served.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Whether it should get requests.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+}
+
+/// Reads every file that the configuration names and tells what is wrong with them. Opens no port and reaches for no broker.
+pub fn check(config: &Config) -> Result<(), Mistakes> {
+    Materials::load(config, &EdgeMetrics::new(&Metrics::isolated(), &Clock::system())).map(drop)
+}
+
+/// Starts ingest as tasks of the group, and returns when it listens. Kafka need not be there yet: readiness tells.
+pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
+    let Deps { group, clock, metrics } = deps;
+    let edge_metrics = EdgeMetrics::new(&metrics, &clock);
+    let materials = Materials::load(&config, &edge_metrics)?;
+    let tls = materials.tls.clone();
+    let edge = Arc::new(Edge::new(&config, materials, edge_metrics, clock)?);
+    let server = Arc::new(Server::new(edge.clone(), tls));
+
+    let health = Health::new();
+    health.set(TLS, true);
+    health.set(KAFKA, false);
+    health.set(TAKING, true);
+
+    let address = config.listen.address;
+    let listen = |key, address| move |cause| StartError::Listen { key, address, cause };
+    let listener = TcpListener::bind(address).await.map_err(listen("listen.address", address))?;
+    let local_addr = listener.local_addr().map_err(listen("listen.address", address))?;
+    // The internal listener has a group of its own, since it answers to the end.
+    let last = Group::new();
+    let address = config.admin.address;
+    let admin_addr =
+        admin::serve(&last, address, metrics, health.clone()).await.map_err(listen("admin.address", address))?;
+
+    let listening = CancellationToken::new();
+    group.spawn("ingest_listener", server.clone().listen(listener, listening.clone()));
+    group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.token()));
+    let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
+    let over = group.token();
+    group.spawn("ingest", async move {
+        over.cancelled().await;
+        drain.run().await;
+    });
+    tracing::info!(%local_addr, %admin_addr, "ingest listens");
+    Ok(Running { local_addr, admin_addr, health })
+}
+
+/// Keeps the condition [`KAFKA`] true to the facts.
+async fn probe(publisher: Publisher, health: Health, over: CancellationToken) {
+    loop {
+        let probing = publisher.clone();
+        let probed = tokio::task::spawn_blocking(move || probing.reaches_inbox(PROBE_DEADLINE));
+        let Some(reached) = over.run_until_cancelled(probed).await else { return };
+        let reached = reached.unwrap_or(false);
+        health.set(KAFKA, reached);
+        let interval = if reached { PROBE_INTERVAL } else { PROBE_INTERVAL_UNREADY };
+        if over.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The orderly end.
+struct Drain {
+    config: config::Drain,
+    edge: Arc<Edge>,
+    server: Arc<Server>,
+    health: Health,
+    listening: CancellationToken,
+    last: Group,
+}
+
+impl Drain {
+    /// Refuses new requests, waits for those under way, closes connections, flushes the producer; then the rest.
+    async fn run(self) {
+        let begun = Instant::now();
+        let deadline = begun + self.config.deadline;
+        self.health.set(TAKING, false);
+        self.edge.drain();
+        tracing::info!("draining");
+        let quiet = async {
+            tokio::time::sleep_until(begun + self.config.notice).await;
+            self.edge.drained().await;
+        };
+        if timeout_at(deadline, quiet).await.is_err() {
+            tracing::warn!("requests were still under way at the drain deadline");
+        }
+        self.listening.cancel();
+        self.server.close(CLOSE_DEADLINE).await;
+
+        let left = deadline.saturating_duration_since(Instant::now()).max(FLUSH_DEADLINE_MIN);
+        let Self { edge, server, .. } = self;
+        drop(server);
+        let publisher = edge.publisher.clone();
+        drop(edge);
+        // Flushing blocks, and so may the drop of the last handle.
+        let flushed = tokio::task::spawn_blocking(move || publisher.flush(left)).await.unwrap_or(false);
+        self.last.cancel();
+        self.last.wait(CLOSE_DEADLINE).await;
+        tracing::info!(flushed, "drained");
+    }
+}

@@ -1,0 +1,108 @@
+//! The binary: arguments, logs, signals. Everything else is the library's.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use common::clock::Clock;
+use common::config::EXIT_STATUS;
+use common::shutdown::Group;
+use common::telemetry;
+use ingest::{Config, Deps, StartError};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
+
+const USAGE: &str = "usage: ingest [--config FILE] [--check]\n";
+/// A wrong command line, as sysexits.h has it.
+const EXIT_USAGE: u8 = 64;
+/// After the drain deadline, how long the rest may take.
+const END_MARGIN: Duration = Duration::from_secs(10);
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Arguments {
+    config: Option<PathBuf>,
+    check: bool,
+    help: bool,
+}
+
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<Self> {
+        let mut parsed = Self::default();
+        while let Some(argument) = arguments.next() {
+            match argument.to_str()? {
+                "--config" => parsed.config = Some(arguments.next()?.into()),
+                "--check" => parsed.check = true,
+                "--help" | "-h" => parsed.help = true,
+                _ => return None,
+            }
+        }
+        Some(parsed)
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = Arguments::parse(std::env::args_os().skip(1)) else {
+        say(USAGE);
+        return ExitCode::from(EXIT_USAGE);
+    };
+    if arguments.help {
+        say(USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let config = match Config::load(arguments.config.as_deref(), common::config::environment()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            say(&format!("{mistakes}\n"));
+            return ExitCode::from(EXIT_STATUS);
+        }
+    };
+    if arguments.check {
+        return match ingest::check(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(mistakes) => {
+                say(&format!("{mistakes}\n"));
+                ExitCode::from(EXIT_STATUS)
+            }
+        };
+    }
+    telemetry::install_logging(&config.log);
+    telemetry::install_panic_hook();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            let configuration =
+                matches!(error.downcast_ref(), Some(StartError::Configuration(_) | StartError::Kafka(_)));
+            if configuration { ExitCode::from(EXIT_STATUS) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    keep_secrets_in_memory();
+    let deadline = config.drain.deadline + END_MARGIN;
+    let group = Group::new();
+    let deps = Deps { group: group.clone(), clock: Clock::system(), metrics: telemetry::install_metrics() };
+    ingest::start(config, deps).await?;
+    group.on_signals().await;
+    group.cancel();
+    anyhow::ensure!(group.wait(deadline).await, "not everything ended within {deadline:?}");
+    Ok(())
+}
+
+/// Secrets must not reach a disk by way of a core dump, nor another process of this user.
+fn keep_secrets_in_memory() {
+    let off = setrlimit(Resource::RLIMIT_CORE, 0, 0).context("setrlimit").and(set_dumpable(false).context("prctl"));
+    if let Err(error) = off {
+        tracing::warn!("core dumps could not be switched off: {error:#}");
+    }
+}
+
+/// Standard error, before there is a log.
+#[allow(clippy::print_stderr, reason = "the log's configuration is what failed")]
+fn say(text: &str) {
+    eprint!("{text}");
+}

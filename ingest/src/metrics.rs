@@ -1,0 +1,246 @@
+//! Every metric of ingest, declared once.
+//!
+//! | name | labels |
+//! |---|---|
+//! | `ingest_requests_total` | `outcome`: see [`Outcome`]. Every request whose head was read is counted exactly once |
+//! | `ingest_request_seconds` | none: from head to answer |
+//! | `ingest_requests_in_flight` | none |
+//! | `ingest_body_bytes` | none: bodies that were received |
+//! | `ingest_ack_seconds` | none: from handing a record to the producer to the brokers' acknowledgement |
+//! | `ingest_verified_total` | `source`, `secret`: configured names. Shows which secrets are still in use |
+//! | `ingest_connections_total` | `outcome`: see [`ConnectionOutcome`]. Every accepted connection is counted exactly once |
+//! | `ingest_connections_open` | none |
+//!
+//! Handles are made once, at the start, and belong to the registry that they were made in.
+
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::id::{KeyId, SourceId};
+use common::telemetry::Metrics;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+macro_rules! outcomes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every outcome.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The label's value.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// How a request ended. For refusals this is also the code that the sender is told.
+    Outcome {
+        /// Acknowledged by the brokers, answered 200.
+        Received = "received",
+        /// The sender went away before the answer.
+        Abandoned = "abandoned",
+        /// No `Host`, two, or none that is a host.
+        BadHost = "bad_host",
+        /// A transfer encoding other than `chunked`.
+        UnsupportedTransferEncoding = "unsupported_transfer_encoding",
+        /// URI too long or too many headers.
+        HeadTooLarge = "head_too_large",
+        /// No source has this path.
+        NotFound = "not_found",
+        /// Not a POST.
+        MethodNotAllowed = "method_not_allowed",
+        /// Too many requests from this address to this path.
+        RateLimited = "rate_limited",
+        /// Not a content type that the source sends.
+        UnsupportedMediaType = "unsupported_media_type",
+        /// A content encoding.
+        UnsupportedEncoding = "unsupported_encoding",
+        /// The body is longer than the limit.
+        PayloadTooLarge = "payload_too_large",
+        /// The body came too slowly.
+        BodyTimeout = "body_timeout",
+        /// The body broke off.
+        IncompleteBody = "incomplete_body",
+        /// No signature, or no timestamp.
+        SignatureMissing = "signature_missing",
+        /// One of the signature scheme's headers twice.
+        DuplicateHeader = "duplicate_header",
+        /// A timestamp outside the grammar.
+        InvalidTimestamp = "invalid_timestamp",
+        /// Not a signature of this content by any active secret.
+        SignatureInvalid = "signature_invalid",
+        /// Rightly signed, but too old or too new.
+        TimestampOutOfTolerance = "timestamp_out_of_tolerance",
+        /// Not JSON.
+        InvalidJson = "invalid_json",
+        /// Not an envelope.
+        InvalidEnvelope = "invalid_envelope",
+        /// Not a ciphertext.
+        InvalidCiphertext = "invalid_ciphertext",
+        /// Not a nonce, or not the one in the header.
+        InvalidNonce = "invalid_nonce",
+        /// Kafka did not take it, or we are full.
+        Unavailable = "unavailable",
+        /// We are draining.
+        ShuttingDown = "shutting_down",
+        /// A bug of ours.
+        Internal = "internal",
+    }
+}
+
+outcomes! {
+    /// How a connection ended.
+    ConnectionOutcome {
+        /// In order, by either side.
+        Ended = "ended",
+        /// Closed at once: as many connections as allowed.
+        OverCap = "over_cap",
+        /// Closed at once: as many from this network as allowed.
+        OverNetworkCap = "over_network_cap",
+        /// No TLS handshake within its deadline.
+        HandshakeTimeout = "handshake_timeout",
+        /// The TLS handshake failed: other versions or suites, plain HTTP, garbage.
+        HandshakeFailed = "handshake_failed",
+        /// No whole head within its deadline; also how an idle connection is closed.
+        HeadTimeout = "head_timeout",
+        /// A head that is not HTTP.
+        MalformedHead = "malformed_head",
+        /// A head over the limit, refused by the HTTP library.
+        HeadTooLarge = "head_too_large",
+        /// Broken off, or against the protocol.
+        Broken = "broken",
+        /// Not done in time after we asked it to end.
+        Aborted = "aborted",
+    }
+}
+
+/// The handles.
+#[derive(Debug)]
+pub(crate) struct EdgeMetrics {
+    registry: Metrics,
+    clock: Clock,
+    requests: Vec<Counter>,
+    request_seconds: Histogram,
+    requests_in_flight: Gauge,
+    connections: Vec<Counter>,
+    /// Connections now open.
+    pub(crate) connections_open: Gauge,
+    /// Length of received bodies.
+    pub(crate) body_bytes: Histogram,
+    ack_seconds: Histogram,
+}
+
+impl EdgeMetrics {
+    /// Makes every handle, so that all series exist from the start.
+    pub(crate) fn new(registry: &Metrics, clock: &Clock) -> Self {
+        registry.scope(|| Self {
+            registry: registry.clone(),
+            clock: clock.clone(),
+            requests: Outcome::ALL
+                .iter()
+                .map(|outcome| counter!("ingest_requests_total", "outcome" => outcome.as_str()))
+                .collect(),
+            request_seconds: histogram!("ingest_request_seconds"),
+            requests_in_flight: gauge!("ingest_requests_in_flight"),
+            connections: ConnectionOutcome::ALL
+                .iter()
+                .map(|outcome| counter!("ingest_connections_total", "outcome" => outcome.as_str()))
+                .collect(),
+            connections_open: gauge!("ingest_connections_open"),
+            body_bytes: histogram!("ingest_body_bytes"),
+            ack_seconds: histogram!("ingest_ack_seconds"),
+        })
+    }
+
+    /// Counts signatures by one secret.
+    pub(crate) fn verified(&self, source: &SourceId, secret: &KeyId) -> Counter {
+        let (source, secret) = (source.to_string(), secret.to_string());
+        self.registry.scope(|| counter!("ingest_verified_total", "source" => source, "secret" => secret))
+    }
+
+    /// Counts a connection that has ended.
+    pub(crate) fn connection(&self, outcome: ConnectionOutcome) {
+        self.connections[outcome as usize].increment(1);
+    }
+
+    /// Notes how long the brokers took, since a reading of the monotonic clock.
+    pub(crate) fn acked(&self, since: Duration) {
+        self.ack_seconds.record(self.clock.monotonic().saturating_sub(since));
+    }
+
+    /// Begins a request, which is counted when the tally is dropped, whatever becomes of it.
+    pub(crate) fn begin(&self) -> Tally<'_> {
+        self.requests_in_flight.increment(1);
+        Tally { metrics: self, started: self.clock.monotonic(), outcome: Outcome::Abandoned }
+    }
+}
+
+/// A request that has not been counted yet.
+#[must_use = "dropping it counts the request as abandoned"]
+pub(crate) struct Tally<'a> {
+    metrics: &'a EdgeMetrics,
+    started: Duration,
+    outcome: Outcome,
+}
+
+impl Tally<'_> {
+    /// Counts the request.
+    pub(crate) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        let metrics = self.metrics;
+        metrics.requests[self.outcome as usize].increment(1);
+        metrics.request_seconds.record(metrics.clock.monotonic().saturating_sub(self.started));
+        metrics.requests_in_flight.decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_is_counted_once_however_it_ends() {
+        let registry = Metrics::isolated();
+        let (clock, hand) = Clock::manual(0);
+        let metrics = EdgeMetrics::new(&registry, &clock);
+        let value = |outcome: &str| registry.value("ingest_requests_total", &[("outcome", outcome)]);
+        let tally = metrics.begin();
+        assert_eq!(registry.value("ingest_requests_in_flight", &[]), 1.0);
+        hand.advance(Duration::from_millis(250));
+        tally.end(Outcome::Received);
+        drop(metrics.begin());
+        assert_eq!((value("received"), value("abandoned")), (1.0, 1.0));
+        assert_eq!(registry.value("ingest_requests_total", &[]), 2.0);
+        assert_eq!(registry.value("ingest_requests_in_flight", &[]), 0.0);
+        assert_eq!(registry.value("ingest_request_seconds_sum", &[]), 0.25);
+    }
+
+    #[test]
+    fn labels_are_distinct_and_exist_from_the_start() {
+        let registry = Metrics::isolated();
+        let _metrics = EdgeMetrics::new(&registry, &Clock::system());
+        let shown = registry.render();
+        for outcome in Outcome::ALL {
+            let series = format!("ingest_requests_total{{outcome=\"{}\"}} 0", outcome.as_str());
+            assert_eq!(shown.matches(&series).count(), 1, "{series}");
+        }
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Connections: accepting them within caps, TLS, and driving HTTP/1.1 or HTTP/2 as ALPN chose.
+//!
+//! What the HTTP library leaves open is closed here: a connection has a longest life, a longest idle time and a largest
+//! number of requests, it ends in order when it is asked to, and by force when that takes too long.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::shutdown::Group;
+use common::tls::ALPN_H2;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::caps::{Caps, Slot};
+use crate::edge::Edge;
+use crate::metrics::ConnectionOutcome;
+use crate::network::Network;
+use crate::stage::raw::Client;
+
+/// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long, and how much, to go on reading after an answer that came before the end of the body: closing at once would
+/// reset the connection and take the answer away from the sender.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// HTTP/2 windows: one body of the default limit per stream, a few per connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// An HTTP/2 connection whose peer does not answer a ping for this long is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What all connections share.
+pub(crate) struct Server {
+    edge: Arc<Edge>,
+    tls: Arc<ServerConfig>,
+    caps: Caps,
+    /// Owns the connections' tasks. Its token asks them to end in order.
+    group: Group,
+    /// Ends those that did not.
+    abort: CancellationToken,
+}
+
+impl Server {
+    /// A server that does not listen yet.
+    pub(crate) fn new(edge: Arc<Edge>, tls: Arc<ServerConfig>) -> Self {
+        let caps = Caps::new(&edge.limits);
+        Self { edge, tls, caps, group: Group::new(), abort: CancellationToken::new() }
+    }
+
+    /// Accepts connections until the token is cancelled.
+    pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener, until: CancellationToken) {
+        while let Some(accepted) = until.run_until_cancelled(listener.accept()).await {
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                // Gone before it was accepted: its own affair.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            match self.caps.take(Network::from(address.ip())) {
+                Ok(slot) => {
+                    let server = self.clone();
+                    self.group.spawn("connection", async move { server.connection(stream, address, slot).await });
+                }
+                // Dropping the stream closes it: an answer would need the handshake that the cap is there to save.
+                Err(outcome) => self.edge.metrics.connection(outcome),
+            }
+        }
+    }
+
+    /// Asks every connection to end in order, and ends by force those that have not after `deadline`.
+    pub(crate) async fn close(&self, deadline: Duration) {
+        self.group.cancel();
+        if !self.group.wait(deadline).await {
+            self.abort.cancel();
+            self.group.wait(deadline).await;
+        }
+    }
+
+    /// Serves one connection to its end, and counts it.
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, slot: Slot) {
+        let metrics = &self.edge.metrics;
+        metrics.connections_open.increment(1);
+        let outcome = match self.handshake(stream).await {
+            Ok(stream) => {
+                let life = Arc::new(Life::new(slot.network(), self.group.token().child_token()));
+                match stream.get_ref().1.alpn_protocol() {
+                    Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life).await,
+                    Some(_) | None => self.http1(stream, &life).await,
+                }
+            }
+            Err(outcome) => outcome,
+        };
+        tracing::debug!(%address, outcome = outcome.as_str(), "connection ended");
+        metrics.connection(outcome);
+        metrics.connections_open.decrement(1);
+        drop(slot);
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
+        let handshake = async {
+            let _permit = self.caps.handshake().await;
+            stream.set_nodelay(true)?;
+            TlsAcceptor::from(self.tls.clone()).accept(stream).await
+        };
+        let handshake = timeout(self.edge.limits.handshake_deadline, handshake);
+        match self.abort.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => Ok(stream),
+            Some(Ok(Err(_refused))) => Err(ConnectionOutcome::HandshakeFailed),
+            Some(Err(_elapsed)) => Err(ConnectionOutcome::HandshakeTimeout),
+            None => Err(ConnectionOutcome::Aborted),
+        }
+    }
+
+    async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
+        let limits = &self.edge.limits;
+        let head_bytes_max = limits.head_bytes_max.as_usize();
+        let (edge, service_life) = (self.edge.clone(), life.clone());
+        let service = service_fn(move |request| Box::pin(respond(edge.clone(), service_life.clone(), request)));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_deadline)
+            .max_headers(limits.header_count_max)
+            .max_header_size(head_bytes_max)
+            // The buffer holds a head and the beginning of its body; 8 KiB is the least that the library takes.
+            .max_buf_size(head_bytes_max + 8 * 1024)
+            .serve_connection(TokioIo::new(stream), service);
+        let outcome = self
+            .drive(life, std::future::pending(), |context, end| {
+                if end {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                connection.poll_without_shutdown(context)
+            })
+            .await;
+        let unread = match outcome {
+            ConnectionOutcome::MalformedHead | ConnectionOutcome::HeadTooLarge => true,
+            ConnectionOutcome::Ended => life.client.unread(),
+            _ => return outcome,
+        };
+        linger(connection.into_parts().io.into_inner(), unread).await;
+        outcome
+    }
+
+    async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
+        let limits = &self.edge.limits;
+        let (edge, service_life) = (self.edge.clone(), life.clone());
+        let service = service_fn(move |request| respond(edge.clone(), service_life.clone(), request));
+        let connection = http2::Builder::new(Executor(self.group.clone()))
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(limits.head_bytes_max.as_u64()).unwrap_or(u32::MAX))
+            .max_concurrent_streams(limits.streams_per_connection_max)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_DEADLINE)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        self.drive(life, life.idle(limits.head_deadline), |context, end| {
+            if end {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Polls a connection to its end. Asks it once to end in order (by polling with `true`): when it is idle, old, at its
+    /// last request, or when the server closes.
+    async fn drive(
+        &self,
+        life: &Life,
+        idle: impl Future<Output = ()>,
+        mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<hyper::Result<()>>,
+    ) -> ConnectionOutcome {
+        let limits = &self.edge.limits;
+        let mut over = pin!(async {
+            tokio::select! {
+                () = life.over.cancelled() => {}
+                () = sleep(limits.connection_age_max) => {}
+                () = idle => {}
+            }
+        });
+        let mut abort = pin!(self.abort.cancelled());
+        let mut patience = None;
+        poll_fn(|context| {
+            let end = patience.is_none() && over.as_mut().poll(context).is_ready();
+            if end {
+                // As long as a request may take whose head is coming just now, or that has just begun.
+                let request = limits.body_deadline + self.edge.publisher.ack_deadline();
+                let longest = if life.is_quiet() { Duration::ZERO } else { request };
+                patience = Some(Box::pin(sleep(limits.head_deadline + longest)));
+            }
+            if let Poll::Ready(result) = poll(context, end) {
+                return Poll::Ready(result.map_or_else(|error| life.outcome(&error), |()| ConnectionOutcome::Ended));
+            }
+            let impatient = patience.as_mut().is_some_and(|patience| patience.as_mut().poll(context).is_ready());
+            if impatient || abort.as_mut().poll(context).is_ready() {
+                return Poll::Ready(ConnectionOutcome::Aborted);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// What the requests of one connection share.
+struct Life {
+    client: Client,
+    /// Cancelled when the connection is to end in order.
+    over: CancellationToken,
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Life {
+    fn new(network: Network, over: CancellationToken) -> Self {
+        Self { client: Client::new(network), over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    }
+
+    /// Whether no request is under way.
+    fn is_quiet(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed)
+    }
+
+    /// How a connection that ended with an error is counted.
+    fn outcome(&self, error: &hyper::Error) -> ConnectionOutcome {
+        if error.is_timeout() {
+            ConnectionOutcome::HeadTimeout
+        } else if error.is_parse_too_large() {
+            ConnectionOutcome::HeadTooLarge
+        } else if error.is_parse() {
+            ConnectionOutcome::MalformedHead
+        } else if is_transport(error) && self.is_quiet() {
+            // Many clients just leave, without telling TLS.
+            ConnectionOutcome::Ended
+        } else {
+            ConnectionOutcome::Broken
+        }
+    }
+
+    /// Ends when for a whole `interval` there was no request. HTTP/1.1 has this in its head deadline.
+    async fn idle(&self, interval: Duration) {
+        loop {
+            let ended = self.ended.load(Ordering::Relaxed);
+            sleep(interval).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == ended {
+                return;
+            }
+        }
+    }
+}
+
+/// Answers one request, and ends its connection when that is due.
+async fn respond(
+    edge: Arc<Edge>,
+    life: Arc<Life>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let begun = life.begun.fetch_add(1, Ordering::Relaxed) + 1;
+    let _ended = Ended(&life.ended);
+    let version = request.version();
+    let mut reply = edge.serve(request, &life.client).await;
+    if reply.closes || begun >= edge.limits.requests_per_connection_max {
+        life.over.cancel();
+        // HTTP/2 says it with a frame of its own.
+        if version < Version::HTTP_2 {
+            reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    Ok(reply.response)
+}
+
+/// Whether it was the transport that failed, rather than the protocol on it.
+fn is_transport(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<std::io::Error>() || error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Counts a request's end, also when its sender went away.
+struct Ended<'a>(&'a AtomicU64);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs HTTP/2 streams as tasks of the connections' group.
+#[derive(Clone)]
+struct Executor(Group);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn("http2_stream", future);
+    }
+}
+
+/// Closes our side, and reads on for a while if there is something unread: the sender gets our answer first.
+async fn linger(mut stream: TlsStream<TcpStream>, unread: bool) {
+    let closing = async {
+        stream.shutdown().await?;
+        let mut buffer = vec![0; 16 * 1024];
+        let mut left = if unread { LINGER_BYTES_MAX } else { 0 };
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // However it ends, the connection is closed by the drop that follows.
+    let _closed = timeout(LINGER, closing).await;
+}

@@ -1,0 +1,171 @@
+//! The second stage: everything that can be judged by the head alone, cheapest first and without touching a secret.
+
+use std::sync::Arc;
+
+use common::envelope::Format;
+use common::signature::{NONCE_HEADER, SIGNATURE_HEADER, Signatures, TIMESTAMP_HEADER, Timestamp};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Method};
+use hyper::body::Body;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::raw::{Client, RawRequest};
+use crate::edge::Edge;
+use crate::refusal::{Refusal, SignatureFault, Trouble};
+use crate::source::Route;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A request whose head is in order.
+pub(crate) struct Admitted<'a, B> {
+    body: B,
+    client: &'a Client,
+    /// Held until the request is answered.
+    permit: OwnedSemaphorePermit,
+    route: Arc<Route>,
+    signed: Signed,
+}
+
+/// What the head says about the body.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    /// The envelope that the content type announces.
+    pub(crate) format: Format,
+    /// When it was signed.
+    pub(crate) timestamp: Timestamp,
+    /// The signatures.
+    pub(crate) signatures: Signatures,
+    /// The nonce's header: not signed, only compared.
+    pub(crate) nonce: Option<HeaderValue>,
+    /// W3C trace context: not signed, only passed on.
+    pub(crate) traceparent: Option<Box<str>>,
+}
+
+impl<'a, B: Body> Admitted<'a, B> {
+    /// Checks the head.
+    pub(crate) fn admit(raw: RawRequest<'a, B>, edge: &Edge) -> Result<Self, Refusal> {
+        let RawRequest { head, body, client } = raw;
+        let headers = &head.headers;
+        let uri_len = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
+        if uri_len > edge.limits.uri_bytes_max.as_usize() || headers.len() > edge.limits.header_count_max {
+            return Err(Refusal::HeadTooLarge);
+        }
+        check_host(&head)?;
+        check_transfer_encoding(headers)?;
+        let route = edge.routes.find(head.uri.path()).ok_or(Refusal::NotFound)?;
+        if head.method != Method::POST {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        if let Some(rate) = &edge.rate {
+            rate.take(client.network(), route.index, edge.clock.monotonic()).map_err(|wait| {
+                // Rounded up: a sender that waits for so long finds its budget there.
+                Refusal::RateLimited { retry_after_s: wait.as_secs() + u64::from(wait.subsec_nanos() > 0) }
+            })?;
+        }
+        let format = format(headers)?;
+        if !route.formats.contains(&format) {
+            return Err(Refusal::UnsupportedMediaType);
+        }
+        if headers.contains_key(CONTENT_ENCODING) {
+            return Err(Refusal::UnsupportedEncoding);
+        }
+        let signed = signed(headers, format)?;
+        if body.size_hint().lower() > edge.limits.body_bytes_max.as_u64() {
+            return Err(Refusal::PayloadTooLarge);
+        }
+        let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
+        Ok(Self { body, client, permit, route: route.clone(), signed })
+    }
+
+    /// Gives everything to the next stage.
+    pub(super) fn into_parts(self) -> (B, &'a Client, OwnedSemaphorePermit, Arc<Route>, Signed) {
+        (self.body, self.client, self.permit, self.route, self.signed)
+    }
+}
+
+/// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.
+fn check_host(head: &Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let named = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host),
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(Refusal::BadHost),
+    };
+    match (named, head.uri.authority()) {
+        (Some(host), authority) => {
+            let host = Authority::try_from(host.as_bytes()).map_err(|_| Refusal::BadHost)?;
+            let same = authority.is_none_or(|authority| *authority == host);
+            if same && !host.as_str().contains('@') { Ok(()) } else { Err(Refusal::BadHost) }
+        }
+        (None, Some(_)) if head.version == http::Version::HTTP_2 => Ok(()),
+        (None, _) => Err(Refusal::BadHost),
+    }
+}
+
+/// The HTTP library decodes `chunked` and would take `gzip, chunked` for that.
+fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), _) => Err(Refusal::UnsupportedTransferEncoding),
+    }
+}
+
+/// The format that the content type announces. A parameter is allowed if it is `charset=utf-8`, which says nothing new.
+fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
+    let value = only(headers, &CONTENT_TYPE).map_err(|_| Refusal::UnsupportedMediaType)?;
+    let text = value.and_then(|value| value.to_str().ok()).ok_or(Refusal::UnsupportedMediaType)?;
+    let (essence, parameter) = match text.split_once(';') {
+        Some((essence, parameter)) => (essence, Some(parameter.trim())),
+        None => (text, None),
+    };
+    let is_utf8 = |parameter: &str| {
+        ["charset=utf-8", "charset=\"utf-8\""].iter().any(|utf8| parameter.eq_ignore_ascii_case(utf8))
+    };
+    if !parameter.is_none_or(is_utf8) {
+        return Err(Refusal::UnsupportedMediaType);
+    }
+    [Format::Native, Format::Jwe]
+        .into_iter()
+        .find(|format| essence.trim().eq_ignore_ascii_case(format.content_type()))
+        .ok_or(Refusal::UnsupportedMediaType)
+}
+
+/// The scheme's headers, each at most once and each by its grammar.
+fn signed(headers: &HeaderMap, format: Format) -> Result<Signed, Refusal> {
+    let once = |name| only(headers, name).map_err(|_| Refusal::DuplicateHeader);
+    let (signature, timestamp, nonce) = (once(&SIGNATURE_HEADER)?, once(&TIMESTAMP_HEADER)?, once(&NONCE_HEADER)?);
+    let (Some(signature), Some(timestamp)) = (signature, timestamp) else { return Err(Refusal::SignatureMissing) };
+    let timestamp = Timestamp::parse(timestamp.as_bytes()).map_err(|_| Refusal::InvalidTimestamp)?;
+    let signatures =
+        Signatures::parse(signature.as_bytes()).map_err(|_| Refusal::SignatureInvalid(SignatureFault::Malformed))?;
+    let traceparent = only(headers, &TRACEPARENT).ok().flatten().and_then(traceparent);
+    Ok(Signed { format, timestamp, signatures, nonce: nonce.cloned(), traceparent })
+}
+
+/// A header that is there more than once.
+struct Twice;
+
+/// The value of a header that may be there once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Twice> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(Twice),
+    }
+}
+
+/// A version 00 trace context; anything else is ignored, as its specification asks.
+pub(super) fn traceparent(value: &HeaderValue) -> Option<Box<str>> {
+    const DASHES: [usize; 3] = [2, 35, 52];
+    let text = value.to_str().ok()?;
+    let shape = |(at, b): (usize, u8)| match DASHES.contains(&at) {
+        true => b == b'-',
+        false => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    let valid = text.len() == 55 && text.starts_with("00-") && text.bytes().enumerate().all(shape);
+    valid.then(|| text.into())
+}

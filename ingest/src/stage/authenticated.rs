@@ -1,0 +1,57 @@
+//! The third stage: the whole body, signed by an active secret of one source.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::signature::{Mac, verify_any};
+use hyper::body::Body;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::admitted::{Admitted, Signed};
+use super::body;
+use crate::edge::Edge;
+use crate::refusal::{Refusal, SignatureFault};
+use crate::source::Source;
+
+/// A request that one of our senders signed.
+pub(crate) struct Authenticated {
+    permit: OwnedSemaphorePermit,
+    source: Arc<Source>,
+    signed: Signed,
+    body: Bytes,
+}
+
+impl Authenticated {
+    /// Reads the body, feeding the MAC of every active secret as it comes, and compares.
+    ///
+    /// Every secret of the path is worked through and compared without an early exit; the signature decides whose
+    /// request it is.
+    pub(crate) async fn authenticate<B>(admitted: Admitted<'_, B>, edge: &Edge) -> Result<Self, Refusal>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let (body, client, permit, route, signed) = admitted.into_parts();
+        let mut macs: Vec<Mac> =
+            route.candidates.iter().map(|candidate| candidate.mac.begin(&signed.timestamp)).collect();
+        let body = body::read(body, &edge.limits, |piece| macs.iter_mut().for_each(|mac| mac.update(piece))).await?;
+        client.set_unread(false);
+        edge.metrics.body_bytes.record(body.len() as f64);
+        let macs: Vec<_> = macs.into_iter().map(Mac::finish).collect();
+        let owner = verify_any(&macs, &signed.signatures)
+            .and_then(|index| route.candidates.get(index))
+            .and_then(|candidate| candidate.owner.as_ref())
+            .ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
+        owner.verified.increment(1);
+        let source = owner.source.clone();
+        // The path's sources may differ in this; only now is it known which one it is.
+        if !source.formats.contains(&signed.format) {
+            return Err(Refusal::UnsupportedMediaType);
+        }
+        Ok(Self { permit, source, signed, body })
+    }
+
+    /// Gives everything to the next stage.
+    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Signed, Bytes) {
+        (self.permit, self.source, self.signed, self.body)
+    }
+}

@@ -1,0 +1,36 @@
+//! The fourth stage: signed not too long ago. A captured request is useless after the window.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::signature::Freshness;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::admitted::Signed;
+use super::authenticated::Authenticated;
+use crate::refusal::Refusal;
+use crate::source::Source;
+
+/// A request that was signed within its source's window.
+pub(crate) struct Fresh {
+    permit: OwnedSemaphorePermit,
+    source: Arc<Source>,
+    signed: Signed,
+    body: Bytes,
+}
+
+impl Fresh {
+    /// Compares the signed timestamp with our clock.
+    pub(crate) fn check(authenticated: Authenticated, now_s: u64) -> Result<Self, Refusal> {
+        let (permit, source, signed, body) = authenticated.into_parts();
+        match source.window.freshness(&signed.timestamp, now_s) {
+            Freshness::Fresh => Ok(Self { permit, source, signed, body }),
+            Freshness::Stale | Freshness::Future => Err(Refusal::TimestampOutOfTolerance),
+        }
+    }
+
+    /// Gives everything to the next stage.
+    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Signed, Bytes) {
+        (self.permit, self.source, self.signed, self.body)
+    }
+}

@@ -1,0 +1,50 @@
+//! The last stage: a body of the right shape, with the headers and the MAC by which the processors will trust it.
+
+use bytes::Bytes;
+use common::envelope::Envelope;
+use common::record::{Head, Header, RecordKeys};
+use common::topics::Topic;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::fresh::Fresh;
+use crate::refusal::Refusal;
+
+/// A record for the inbox.
+pub(crate) struct Record {
+    _permit: OwnedSemaphorePermit,
+    headers: Vec<Header>,
+    body: Bytes,
+}
+
+impl Record {
+    /// Checks the envelope's shape and seals the record. The value is the body exactly as it was received.
+    pub(crate) fn seal(fresh: Fresh, keys: &RecordKeys, received_ms: u64) -> Result<Self, Refusal> {
+        let (permit, source, signed, body) = fresh.into_parts();
+        match Envelope::parse_as(signed.format, &body, &source.id)? {
+            Envelope::Native(native) => {
+                native.check_nonce_header(signed.nonce.as_ref().map(|nonce| nonce.as_bytes()))?;
+            }
+            Envelope::Jwe(_) => {}
+        }
+        let head = Head {
+            source: source.id.clone(),
+            received_ms,
+            timestamp: signed.timestamp.as_str().into(),
+            traceparent: signed.traceparent,
+            identity: None,
+            retry: None,
+        };
+        let headers = keys.seal(&Topic::Inbox, &head, &body);
+        Ok(Self { _permit: permit, headers, body })
+    }
+
+    /// The record's headers.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, text)| (*name, text.as_slice()))
+    }
+
+    /// The record's value.
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.body
+    }
+}
