@@ -1,0 +1,125 @@
+//! The command line of Sealstream, one module per command.
+//!
+//! A command's result goes to standard output, everything about it to standard error; with `--json` the result is
+//! JSON. Colours and progress are for terminals only. What went wrong is told in a sentence that says what to do.
+//!
+//! It is a library too, so that tests run the [`demo`] and use the [`receiver`] without a process around them.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+mod authority;
+pub mod demo;
+pub mod deployment;
+mod files;
+pub mod health;
+pub mod init;
+pub mod receiver;
+mod say;
+pub mod send;
+pub mod sender_config;
+pub mod sink;
+pub mod source;
+pub mod topics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use common::config::{EXIT_STATUS, Mistakes};
+
+/// The last lines of `sealstream help`.
+const STATUSES: &str = "\
+Exit status:
+  0   done, and everything as it should be
+  1   not done, or a check found something: standard error or the result says what
+  2   the command line is wrong
+  78  a configuration is wrong: each mistake is told with its file and line";
+
+/// Receives sealed webhooks, recognises repeats, delivers each event once
+#[derive(Debug, Parser)]
+#[command(name = "sealstream", version, after_help = STATUSES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole path in this process, with repeats, forgeries and failures, and show that the books balance
+    Demo(demo::Args),
+    /// Write a working configuration, keys and a development CA for a new deployment
+    Init(init::Args),
+    /// Seal, sign and send events
+    Send(send::Args),
+    /// Make the topics of a deployment, or check them
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// Change the sources of a deployment
+    #[command(subcommand)]
+    Source(source::Command),
+    /// Ask a service whether it is ready, for the health checks of containers
+    Health(health::Args),
+    /// Receive what an HTTP sink sends, check its signatures and print it
+    Sink(sink::Args),
+}
+
+/// How a command ended that could be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything is as it should be.
+    Good,
+    /// Something is not, and the result says what.
+    Bad,
+}
+
+impl Verdict {
+    /// Good if this holds.
+    pub fn good_if(holds: bool) -> Self {
+        if holds { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Bad) => ExitCode::FAILURE,
+        Err(error) => {
+            if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+                say::note(mistakes);
+                return ExitCode::from(EXIT_STATUS);
+            }
+            say::note(format_args!("sealstream: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Verdict> {
+    // Files are read and written without a runtime.
+    let command = match command {
+        Command::Init(args) => return init::run(&args),
+        Command::Source(command) => return source::run(&command),
+        other => other,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo(args) => demo::run(&args).await,
+            Command::Send(args) => send::run(&args).await,
+            Command::Topics(command) => topics::run(&command).await,
+            Command::Health(args) => health::run(&args).await,
+            Command::Sink(args) => sink::run(&args).await,
+            Command::Init(_) | Command::Source(_) => unreachable!("done above"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}
