@@ -31,6 +31,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest part of an answer's body that is kept. Nobody needs more than an error's sentence.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
+/// How often one request is handed to another connection because one that was ending had not taken it.
+const MOVES_MAX: u32 = 5;
+
 /// What a client may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schemes {
@@ -126,7 +129,7 @@ impl HttpsClient {
     /// that is not there in time, the answer holds what had arrived.
     pub async fn exchange(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, CallError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        let answer = tokio::time::timeout_at(deadline, self.client.request(request.map(Full::new)))
+        let answer = tokio::time::timeout_at(deadline, self.request(request))
             .await
             .map_err(|_| CallError::Timeout(timeout))?
             .map_err(|error| if error.is_connect() { CallError::Connect(error) } else { CallError::Broken(error) })?;
@@ -136,6 +139,32 @@ impl HttpsClient {
         let _ = tokio::time::timeout_at(deadline, keep_start(body, &mut kept)).await;
         Ok(Response::from_parts(head, kept.freeze()))
     }
+
+    /// Sends a request, on another connection if the first one was just ending.
+    async fn request(&self, request: Request<Bytes>) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        let mut moves_left = MOVES_MAX;
+        loop {
+            match self.client.request(request.clone().map(Full::new)).await {
+                Err(error) if moves_left > 0 && was_not_taken(&error) => moves_left -= 1,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Whether the other side said that it did not take a request: its HTTP/2 connection was ending (RFC 9113, 6.8), or it
+/// refused the stream (8.7). Such a request may be sent again, whatever it does.
+fn was_not_taken(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let ending = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (ending || refused);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// How long an answer asks us to wait, in either form of `Retry-After`. `None` if it does not say, or not legibly.

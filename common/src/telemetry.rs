@@ -4,6 +4,7 @@
 //! declared by the crate that records them; this module holds only the registry. What is served over HTTP is in
 //! [`crate::admin`].
 
+use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -59,7 +60,10 @@ fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error>
 /// Switches logging on for this process. A second call changes nothing.
 pub fn install_logging(config: &LogConfig) {
     let filter = EnvFilter::builder().parse_lossy(&config.level);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // An error says that a subscriber is installed already, which is what was asked for.
     let _installed = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -55,7 +55,10 @@ impl Work for Deliverer {
     async fn run(&self, turn: Turn, item: Item) -> Option<Outcome> {
         match self.dispatch(&turn, &item).await {
             Ok(()) => Some(Outcome::Delivered),
-            Err(End::Dead { reason, status }) => self.pipeline.bury(&turn, &item, reason, status).await,
+            Err(End::Dead { reason, status }) => {
+                let letter = Item { head: self.letter_head(&turn, &item, reason), value: item.value.clone() };
+                self.pipeline.bury(&turn, &letter, reason, status).await
+            }
             Err(End::Park { head, topic }) => {
                 let headers = self.pipeline.core_keys.seal(&topic, &head, &item.value);
                 let key = head.identity.map(|identity| identity.id.0);
@@ -124,6 +127,25 @@ impl Deliverer {
         }
     }
 
+    /// What was done for this sink before this run.
+    fn before(&self, turn: &Turn, head: &Head) -> Retry {
+        head.retry.clone().unwrap_or_else(|| Retry {
+            sink: self.sink_id.clone(),
+            first_seen_ms: turn.time_ms(),
+            redrive: 0,
+            attempt: 0,
+            hop: 0,
+        })
+    }
+
+    /// A letter's head: it names the sink, and counts the dispatch that was the last.
+    fn letter_head(&self, turn: &Turn, item: &Item, reason: Reason) -> Result<Head, Reason> {
+        let head = item.head.as_ref().map_err(|reason| *reason)?;
+        let before = self.before(turn, head);
+        let attempt = before.attempt + u32::from(matches!(reason, Reason::Refused | Reason::Exhausted));
+        Ok(Head { retry: Some(Retry { attempt, ..before }), ..head.clone() })
+    }
+
     fn park(
         &self,
         turn: &Turn,
@@ -132,13 +154,7 @@ impl Deliverer {
         status: Option<u16>,
         asked: Option<std::time::Duration>,
     ) -> End {
-        let before = head.retry.clone().unwrap_or_else(|| Retry {
-            sink: self.sink_id.clone(),
-            first_seen_ms: turn.time_ms(),
-            redrive: 0,
-            attempt: 0,
-            hop: 0,
-        });
+        let before = self.before(turn, head);
         let attempt = before.attempt + 1;
         match self.schedule.after(attempt, asked) {
             Next::Exhausted => End::Dead { reason: Reason::Exhausted, status },

@@ -242,7 +242,8 @@ impl Builder<'_> {
         let work = Router::new(self.pipeline.clone(), current, keys.next());
         let in_flight = self.config.router.in_flight;
         let lane = self.lane(Topic::Inbox, None, in_flight, in_flight);
-        self.group(&Group::Router, work, vec![lane], HAND_OFF_DEADLINE, None)
+        // A copy that is late is recognised behind it, so nothing is taken off the lease for a hand-off under way.
+        self.group(&Group::Router, work, vec![lane], Duration::ZERO, None)
     }
 
     fn deliverer(&mut self, name: &SinkId, sink: &Arc<Sink>) -> Result<(), StartError> {

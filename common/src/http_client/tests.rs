@@ -1,5 +1,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{StatusCode, Version};
 use hyper::service::service_fn;
@@ -9,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::shutdown::Group;
@@ -46,6 +49,11 @@ async fn raw_server(group: &Group, answer: Vec<u8>) -> SocketAddr {
 
 /// An HTTPS server for `localhost` that offers the given ALPN names, and the certificate of its authority.
 async fn https_server(group: &Group, alpn: &[&[u8]]) -> (SocketAddr, CertificateDer<'static>) {
+    https_server_closing(group, alpn, usize::MAX).await
+}
+
+/// The same, and it ends each connection in order after so many requests.
+async fn https_server_closing(group: &Group, alpn: &[&[u8]], requests: usize) -> (SocketAddr, CertificateDer<'static>) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -70,11 +78,23 @@ async fn https_server(group: &Group, alpn: &[&[u8]]) -> (SocketAddr, Certificate
             let acceptor = acceptor.clone();
             connections.spawn("https_connection", async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(|request: Request<Incoming>| async move {
-                    let version = format!("{:?}", request.version());
-                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(version))))
+                let (over, count) = (CancellationToken::new(), AtomicUsize::new(0));
+                let service = service_fn(|request: Request<Incoming>| {
+                    if count.fetch_add(1, Ordering::Relaxed) + 1 == requests {
+                        over.cancel();
+                    }
+                    async move {
+                        let version = format!("{:?}", request.version());
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(version))))
+                    }
                 });
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                let builder = auto::Builder::new(TokioExecutor::new());
+                let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    () = over.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+                let _ = connection.await;
             });
         }
     });
@@ -94,6 +114,25 @@ async fn speaks_both_versions_of_http_by_alpn() {
         let answer = get(&trusting(root), url, ENOUGH).await.unwrap();
         assert_eq!((answer.status(), answer.version()), (StatusCode::OK, version));
         assert_eq!(answer.body(), format!("{version:?}").as_bytes());
+    }
+}
+
+/// A server may end an HTTP/2 connection whenever it likes; what it did not take is for another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_to_a_connection_that_ends_in_order() {
+    let group = Group::new();
+    let (address, root) = https_server_closing(&group, &[tls::ALPN_H2], 50).await;
+    let client = trusting(root);
+    let requests = (0..16).map(|_| {
+        let (client, url) = (client.clone(), format!("https://localhost:{}/", address.port()));
+        group.spawn("client", async move {
+            for _ in 0..500 {
+                get(&client, url.clone(), ENOUGH).await.unwrap();
+            }
+        })
+    });
+    for task in requests.collect::<Vec<_>>() {
+        task.await.unwrap();
     }
 }
 

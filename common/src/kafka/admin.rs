@@ -77,6 +77,19 @@ impl Admin {
         }
     }
 
+    /// Deletes topics. One that is not there counts as deleted.
+    pub async fn delete(&self, topics: &[String]) -> Result<(), AdminError> {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let options = AdminOptions::new().request_timeout(Some(DEADLINE)).operation_timeout(Some(DEADLINE));
+        for result in self.0.delete_topics(&names, &options).await? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((topic, code)) => return Err(AdminError::Topic { topic, code }),
+            }
+        }
+        Ok(())
+    }
+
     /// A topic as it is, `None` if there is none.
     pub async fn describe(&self, topic: &str) -> Result<Option<TopicState>, AdminError> {
         let metadata = self.0.inner().fetch_metadata(Some(topic), DEADLINE)?;

@@ -772,13 +772,33 @@ pub fn commit_first(kafka: &KafkaConfig, group: &str, topic: &str, partitions: i
     let mut list = TopicPartitionList::new();
     for (partition, _) in (0..partitions).zip(stored).filter(|(_, (offset, _))| offset.is_none()) {
         let error = |source| kafka_error(topic, partition, source);
-        let (low, _) = consumer.fetch_watermarks(topic, partition, CALL_DEADLINE).map_err(error)?;
+        let low = first_offset(&consumer, topic, partition).map_err(error)?;
         list.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(error)?;
     }
     if list.count() > 0 {
         consumer.commit(&list, CommitMode::Sync).map_err(|source| kafka_error(topic, -1, source))?;
     }
     Ok(list.count())
+}
+
+/// The first offset of a partition that may have been made a moment ago: it takes the brokers a while to know of it.
+fn first_offset(consumer: &BaseConsumer<ReaderContext>, topic: &str, partition: i32) -> Result<i64, KafkaError> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut tries = CALL_DEADLINE.as_millis() / PAUSE.as_millis();
+    loop {
+        tries -= 1;
+        match consumer.fetch_watermarks(topic, partition, CALL_DEADLINE) {
+            Ok((low, _)) => return Ok(low),
+            Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition,
+            )) if tries > 0 => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn offsets_client(kafka: &KafkaConfig, group: &str) -> Result<BaseConsumer<ReaderContext>, ClientError> {
