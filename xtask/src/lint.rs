@@ -1,0 +1,13 @@
+//! `lint`: format, clippy and documentation, with warnings denied.
+
+use crate::workspace;
+use anyhow::{Context, Result};
+
+pub(crate) fn run() -> Result<()> {
+    workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
+        .context("the format is not rustfmt's (cargo fmt mends it)")?;
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
+    workspace::run(workspace::cargo().args(clippy))?;
+    let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
+    workspace::run(workspace::cargo().args(doc).env("RUSTDOCFLAGS", "--deny warnings"))
+}

@@ -1,0 +1,88 @@
+//! Every development and CI step as a subcommand: `./x STEP`, or `cargo xtask STEP` on a machine that is set up.
+//!
+//! `x` installs system packages and this program does the rest. It starts real brokers and a real Redis, and stops only
+//! processes that it started itself, by their recorded ids.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+mod ci;
+mod compile;
+mod demo;
+mod deps;
+mod kafka;
+mod lint;
+mod ports;
+mod process;
+mod python;
+mod redis;
+mod service;
+mod symbols;
+mod test;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The steps of Sealstream's development.
+#[derive(Parser)]
+#[command(name = "x", bin_name = "./x")]
+struct Arguments {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Subcommand)]
+enum Step {
+    /// Build the command line and run its demonstration; `./x demo --help` lists its options
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Handed to `sealstream demo`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every test on a real Kafka and a real Redis
+    #[command(disable_help_flag = true)]
+    Test {
+        /// Handed to `cargo test`; without a package named here, the whole workspace is tested
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check the format, clippy and the documentation, with warnings denied
+    Lint,
+    /// Check who depends on what, the versions that matter, and the licences
+    Deps,
+    /// Check that the binary `ingest` holds nothing that could open an envelope
+    Symbols {
+        /// The cargo profile whose binaries are looked at
+        #[arg(long, default_value = symbols::DEV)]
+        profile: String,
+    },
+    /// All of the above, with the time that each took
+    Ci,
+    /// Run a local Kafka for development
+    Kafka(kafka::Arguments),
+    /// Run a local Redis for development
+    Redis(redis::Arguments),
+    /// Make the Python environments of the tests
+    Python,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().step {
+        Step::Demo { arguments } => demo::run(&arguments),
+        Step::Test { arguments } => test::run(&arguments),
+        Step::Lint => lint::run(),
+        Step::Deps => deps::run(),
+        Step::Symbols { profile } => symbols::run(&profile),
+        Step::Ci => ci::run(),
+        Step::Kafka(arguments) => kafka::run(arguments),
+        Step::Redis(arguments) => redis::run(arguments),
+        Step::Python => python::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
