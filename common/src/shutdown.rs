@@ -50,23 +50,30 @@ impl Group {
         tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok()
     }
 
-    /// Returns when the process is asked to end (SIGTERM or SIGINT) or the group was cancelled; cancels nothing itself.
+    /// Ends when the process is asked to end (SIGTERM or SIGINT) or the group was cancelled; cancels nothing itself.
     ///
-    /// From the first call on the process no longer dies of these signals by itself.
-    pub async fn on_signals(&self) {
+    /// The call itself, not the first await, takes the signals over: make it before anything that must end in order.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn on_signals(&self) -> impl Future<Output = ()> + Send + use<> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(term), Ok(int)) => (term, int),
-            (Err(error), _) | (_, Err(error)) => {
-                // The signals then keep their default action, which ends the process: less orderly, still an end.
-                tracing::error!(%error, "cannot listen for signals");
-                return self.token.cancelled().await;
+        let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+        let token = self.token();
+        async move {
+            let (mut term, mut int) = match signals {
+                Ok(signals) => signals,
+                Err(error) => {
+                    // A signal then keeps its default action, which ends the process: less orderly, still an end.
+                    tracing::error!(%error, "cannot listen for signals");
+                    return token.cancelled().await;
+                }
+            };
+            tokio::select! {
+                _ = term.recv() => tracing::info!(signal = "SIGTERM", "asked to stop"),
+                _ = int.recv() => tracing::info!(signal = "SIGINT", "asked to stop"),
+                () = token.cancelled() => {}
             }
-        };
-        tokio::select! {
-            _ = term.recv() => tracing::info!(signal = "SIGTERM", "asked to stop"),
-            _ = int.recv() => tracing::info!(signal = "SIGINT", "asked to stop"),
-            () = self.token.cancelled() => {}
         }
     }
 }

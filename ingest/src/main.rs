@@ -86,8 +86,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let deadline = config.drain.deadline + END_MARGIN;
     let group = Group::new();
     let deps = Deps { group: group.clone(), clock: Clock::system(), metrics: telemetry::install_metrics() };
+    // Before it listens: from then on requests may be under way, and a signal must not cut them off.
+    let asked_to_stop = group.on_signals();
     ingest::start(config, deps).await?;
-    group.on_signals().await;
+    asked_to_stop.await;
     group.cancel();
     anyhow::ensure!(group.wait(deadline).await, "not everything ended within {deadline:?}");
     Ok(())

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::kafka::consumer::{Assigned, Commit, Die, Doubt, Handler, Incoming, TopicPartition, Waker};
+use common::kafka::consumer::{Assigned, Commit, Die, Doubt, Handler, Incoming, More, TopicPartition, Waker};
 use common::shutdown::Group as Tasks;
 use common::topics::Topic;
 use parking_lot::{Condvar, Mutex};
@@ -398,24 +398,24 @@ impl<W: Work> Handler for EngineHandler<W> {
         window.min(permits.saturating_sub(state.taken[slot.lane]))
     }
 
-    fn record(&self, at: &TopicPartition, record: Incoming<'_>) {
+    fn record(&self, at: &TopicPartition, record: Incoming<'_>) -> More {
         let engine = &self.0;
-        let Some(lane) = engine.lane_of(at) else { return };
+        let Some(lane) = engine.lane_of(at) else { return More::NotNow };
         let inspected = engine.work.inspect(&engine.lanes[lane].lane, &record);
         let record = Held { offset: record.offset(), time_ms: record.time_ms(), inspected };
         let mut guard = engine.state.lock();
         let state = &mut *guard;
-        // A record that comes while another is held, or while its partition leaves, is read again by the next owner; here
-        // room was zero, so neither can be.
-        let Some(slot) = state.slots.get(at) else { return };
+        // While its partition leaves, a record is left to the next owner.
+        let Some(slot) = state.slots.get(at) else { return More::NotNow };
         if slot.fenced {
-            return;
+            return More::NotNow;
         }
-        if let Some(held) = engine.admit(state, at, record)
-            && let Some(slot) = state.slots.get_mut(at)
-        {
+        let Some(held) = engine.admit(state, at, record) else { return More::Yes };
+        if let Some(slot) = state.slots.get_mut(at) {
+            // There is room for one: the next would take its place, and it would count as a gap.
             slot.held = Some(held);
         }
+        More::NotNow
     }
 
     fn fence(&self, partitions: &[TopicPartition]) {

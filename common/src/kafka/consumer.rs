@@ -114,6 +114,15 @@ impl<'a> Incoming<'a> {
     }
 }
 
+/// Whether a handler takes another record of the same partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum More {
+    /// As many as there was room for.
+    Yes,
+    /// None before it was asked for its room again: it keeps this one for later.
+    NotNow,
+}
+
 /// What a consumer's owner decides. All calls but [`snapshot`](Self::snapshot) and [`committed`](Self::committed), which
 /// come from the commit thread too, come from the poll thread, and none may block except [`drain`](Self::drain).
 pub trait Handler: Send + Sync + 'static {
@@ -123,8 +132,9 @@ pub trait Handler: Send + Sync + 'static {
     /// How many records of this partition are wanted now.
     fn room(&self, at: &TopicPartition) -> usize;
 
-    /// Takes a record. Called at most as often as [`room`](Self::room) said.
-    fn record(&self, at: &TopicPartition, record: Incoming<'_>);
+    /// Takes a record. Called at most as often as [`room`](Self::room) said, and not again before `room` was asked anew
+    /// once it has answered [`More::NotNow`].
+    fn record(&self, at: &TopicPartition, record: Incoming<'_>) -> More;
 
     /// Starts no new effect for these partitions from now on.
     fn fence(&self, partitions: &[TopicPartition]);
@@ -582,8 +592,11 @@ impl Shared {
             for _ in 0..room {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
-                        self.handler.record(at, Incoming { message: &message });
                         taken += 1;
+                        match self.handler.record(at, Incoming { message: &message }) {
+                            More::Yes => {}
+                            More::NotNow => break,
+                        }
                     }
                     Some(Err(error)) => {
                         self.on_error(&error);
