@@ -1,0 +1,98 @@
+//! A broker of a test's own, to be stopped and started.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::kafka::client::KafkaConfig;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::environment;
+
+/// How long starting or stopping may take.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// See the module. It is taken down, with its data, when this is dropped, and also when this process is killed.
+#[derive(Debug)]
+pub struct OwnBroker {
+    program: PathBuf,
+    dir: PathBuf,
+    bootstrap: String,
+    // Its end takes the broker down.
+    input: ChildStdin,
+    child: Child,
+}
+
+impl OwnBroker {
+    /// Starts a cluster of one broker.
+    pub async fn start() -> Result<Self> {
+        let program = environment::xtask()?;
+        // Not removed when this is dropped: whoever takes the broker down finds it by its files.
+        let dir = tempfile::Builder::new().prefix("sealstream-broker-").tempdir()?.keep();
+        let mut child = Command::new(&program)
+            .arg("kafka")
+            .arg("--state")
+            .arg(&dir)
+            .args(["up", "--own", "--until-eof"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let input = child.stdin.take().context("the service's input")?;
+        let mut lines = BufReader::new(child.stdout.take().context("the service's output")?).lines();
+        let mut bootstrap = None;
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if line == "ready" {
+                    return Ok(());
+                }
+                if let Some(value) = line.strip_prefix("KAFKA_BOOTSTRAP=") {
+                    bootstrap = Some(value.to_owned());
+                }
+            }
+            anyhow::bail!("the broker could not be started; what xtask said is above")
+        };
+        tokio::time::timeout(DEADLINE, ready).await.context("the broker does not come up")??;
+        let bootstrap = bootstrap.context("xtask did not say where the broker is")?;
+        Ok(Self { program, dir, bootstrap, input, child })
+    }
+
+    /// How to reach it.
+    pub fn kafka(&self) -> KafkaConfig {
+        KafkaConfig::plaintext(self.bootstrap.clone())
+    }
+
+    /// Stops the broker; its data and its port stay.
+    pub async fn stop(&self) -> Result<()> {
+        self.command("stop").await
+    }
+
+    /// Kills the broker; its data and its port stay.
+    pub async fn kill(&self) -> Result<()> {
+        self.command("kill").await
+    }
+
+    /// Starts the broker again.
+    pub async fn restart(&self) -> Result<()> {
+        self.command("start").await
+    }
+
+    /// Takes the broker down and waits until it is gone, with everything that it kept.
+    pub async fn end(self) -> Result<()> {
+        let Self { dir, input, mut child, .. } = self;
+        drop(input);
+        let status = tokio::time::timeout(DEADLINE, child.wait()).await.context("xtask does not end")??;
+        ensure!(status.success(), "taking the broker down ended with {status}");
+        Ok(std::fs::remove_dir_all(dir)?)
+    }
+
+    async fn command(&self, action: &str) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.arg("kafka").arg("--state").arg(&self.dir).args([action, "1"]);
+        let status = tokio::time::timeout(DEADLINE, command.status()).await.context("xtask does not end")??;
+        ensure!(status.success(), "`xtask kafka {action} 1` ended with {status}");
+        Ok(())
+    }
+}

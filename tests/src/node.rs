@@ -1,0 +1,139 @@
+//! One child process: a shipped binary with its configuration, which can be killed, stopped and started again.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::answer::{get, metric};
+use crate::wait::until;
+
+/// How long a process may take to be ready.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a process may take to end when it is asked to.
+const STOP_DEADLINE: Duration = Duration::from_secs(45);
+
+/// See the module.
+pub struct Node {
+    /// Its name, for example `ingest-0`.
+    name: String,
+    program: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    admin: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// A process that does not run yet.
+    pub(crate) fn new(name: String, program: PathBuf, config: PathBuf, log: PathBuf, admin: SocketAddr) -> Self {
+        Self { name, program, config, log, admin, child: None }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it was started and not yet stopped or killed by us.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Starts it; does not wait until it is ready.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "{} runs already", self.name);
+        let mut log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        writeln!(log, "=== start")?;
+        let child = Command::new(&self.program)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&mut self) -> Result<()> {
+        let (name, admin) = (self.name.clone(), self.admin);
+        let child = self.child.as_mut().with_context(|| format!("{name} is not running"))?;
+        until(&format!("{name} is ready"), READY_DEADLINE, async || {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended while starting, with {status}");
+            }
+            Ok(get(admin, "/readyz").await.ok().filter(|(status, _)| *status == 200).map(drop))
+        })
+        .await
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn up(&mut self) -> Result<()> {
+        self.start()?;
+        self.ready().await
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        let status = self.end(Signal::SIGKILL).await?;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        ensure!(signal == Some(Signal::SIGKILL as i32), "{} was not killed, it had ended with {status}", self.name);
+        Ok(())
+    }
+
+    /// Asks it to end, and waits until it has: with status 0.
+    pub async fn stop(&mut self) -> Result<()> {
+        let status = self.end(Signal::SIGTERM).await?;
+        ensure!(status.success(), "{} ended with {status}", self.name);
+        Ok(())
+    }
+
+    async fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        let mut child = self.child.take().with_context(|| format!("{} is not running", self.name))?;
+        if let Some(status) = child.try_wait()? {
+            bail!("{} had ended by itself, with {status}", self.name);
+        }
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("a running process has an id")?;
+        kill(Pid::from_raw(pid), signal)?;
+        let status = tokio::time::timeout(STOP_DEADLINE, child.wait()).await;
+        Ok(status.with_context(|| format!("{} does not end after {signal}", self.name))??)
+    }
+
+    /// Sum of the series of one of its metrics that carry these labels.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let (_, text) = get(self.admin, "/metrics").await.with_context(|| format!("asking {}", self.name))?;
+        Ok(metric(&text, name, labels))
+    }
+
+    /// Lines of its log, of all its starts, that hold this text.
+    pub fn log_lines(&self, text: &str) -> Result<Vec<String>> {
+        let log = std::fs::read_to_string(&self.log)?;
+        Ok(log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect())
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = File::open(&self.log).and_then(std::io::read_to_string).unwrap_or_default();
+        let mut tail: Vec<&str> = log.lines().rev().take(lines).collect();
+        tail.reverse();
+        tail.join("\n")
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

@@ -1,0 +1,248 @@
+//! What a test wants: how many processes, which sources and sinks, and what may happen to them.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use common::kafka::client::KafkaConfig;
+
+use crate::environment;
+use crate::materials::KEY_ID;
+use crate::sink::Behaviour;
+use crate::stack::Stack;
+
+/// A source of events.
+#[derive(Debug, Clone)]
+pub(crate) struct SourcePlan {
+    pub(crate) name: &'static str,
+    pub(crate) sinks: Vec<&'static str>,
+    pub(crate) event_id: &'static str,
+}
+
+impl SourcePlan {
+    /// Whether its events have ids of their own.
+    pub(crate) fn has_ids(&self) -> bool {
+        self.event_id != SIGNED_CONTENT
+    }
+}
+
+/// The rule of a source without event ids.
+const SIGNED_CONTENT: &str = "signed-content";
+
+/// A sink.
+#[derive(Debug, Clone)]
+pub(crate) struct SinkPlan {
+    pub(crate) name: &'static str,
+    pub(crate) kind: SinkKind,
+}
+
+/// What a sink is.
+#[derive(Debug, Clone)]
+pub(crate) enum SinkKind {
+    /// An HTTP server of this process.
+    Http(Behaviour),
+    /// A topic `<prefix>.out.<sink>`.
+    Kafka,
+    /// A file `out/<sink>.jsonl`.
+    File,
+}
+
+/// See the module. Unless told otherwise: one ingest, one processor, one source `acme`, no sink, no repeats.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) kafka: Option<KafkaConfig>,
+    pub(crate) ingests: usize,
+    pub(crate) processors: usize,
+    pub(crate) partitions: u32,
+    pub(crate) sources: Vec<SourcePlan>,
+    pub(crate) sinks: Vec<SinkPlan>,
+    pub(crate) permits: usize,
+    pub(crate) attempts_max: u32,
+    pub(crate) ack_deadline: Duration,
+    pub(crate) repeats_max: usize,
+}
+
+/// The retry lanes: short, so that tests are.
+pub(crate) const LANES: [&str; 2] = ["1s", "2s"];
+
+impl Plan {
+    /// A plan for the test of this name.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            kafka: None,
+            ingests: 1,
+            processors: 1,
+            partitions: 6,
+            sources: Vec::new(),
+            sinks: Vec::new(),
+            permits: 64,
+            attempts_max: 4,
+            ack_deadline: Duration::from_secs(10),
+            repeats_max: 0,
+        }
+    }
+
+    /// A cluster of the test's own instead of the shared one.
+    pub fn kafka(mut self, kafka: KafkaConfig) -> Self {
+        self.kafka = Some(kafka);
+        self
+    }
+
+    /// How many ingest processes.
+    pub fn ingests(mut self, count: usize) -> Self {
+        self.ingests = count;
+        self
+    }
+
+    /// How many processors. With none, the books are kept for the inbox only.
+    pub fn processors(mut self, count: usize) -> Self {
+        self.processors = count;
+        self
+    }
+
+    /// A source whose events go to these sinks. Its path is `/in/<name>`.
+    pub fn source(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
+        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: "/id" });
+        self
+    }
+
+    /// A source without event ids: what was signed is the id.
+    pub fn source_without_ids(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
+        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: SIGNED_CONTENT });
+        self
+    }
+
+    /// An HTTP sink that behaves so.
+    pub fn http(mut self, name: &'static str, behaviour: Behaviour) -> Self {
+        self.sinks.push(SinkPlan { name, kind: SinkKind::Http(behaviour) });
+        self
+    }
+
+    /// A Kafka sink.
+    pub fn output(mut self, name: &'static str) -> Self {
+        self.sinks.push(SinkPlan { name, kind: SinkKind::Kafka });
+        self
+    }
+
+    /// A file sink.
+    pub fn file(mut self, name: &'static str) -> Self {
+        self.sinks.push(SinkPlan { name, kind: SinkKind::File });
+        self
+    }
+
+    /// Permits of each sink and lane.
+    pub fn permits(mut self, permits: usize) -> Self {
+        self.permits = permits;
+        self
+    }
+
+    /// Dispatches of one event to one sink before it is dead.
+    pub fn attempts_max(mut self, attempts: u32) -> Self {
+        self.attempts_max = attempts;
+        self
+    }
+
+    /// How long ingest waits for the broker.
+    pub fn ack_deadline(mut self, deadline: Duration) -> Self {
+        self.ack_deadline = deadline;
+        self
+    }
+
+    /// How many effects more than one per event the books allow at one sink: none unless processors are killed.
+    pub fn repeats_max(mut self, repeats: usize) -> Self {
+        self.repeats_max = repeats;
+        self
+    }
+
+    /// Starts a stack, runs the test's body on it, and balances the books. What a failing test needs to be understood is
+    /// printed, and its folder stays.
+    pub async fn run(self, body: impl AsyncFnOnce(&mut Stack) -> Result<()>) -> Result<()> {
+        let mut stack = Stack::start(self).await?;
+        body(&mut stack).await?;
+        stack.finish().await
+    }
+
+    pub(crate) fn cluster(&self) -> Result<KafkaConfig> {
+        self.kafka.clone().map_or_else(environment::kafka, Ok)
+    }
+
+    pub(crate) fn ingest_toml(&self, prefix: &str, bootstrap: &str, listen: SocketAddr, admin: SocketAddr) -> String {
+        let ack_deadline_ms = self.ack_deadline.as_millis();
+        let mut text = format!(
+            r#"listen = {{ address = "{listen}", certificate = "tls/server.pem", key = "tls/server.key" }}
+admin.address = "{admin}"
+log.level = "info,ingest=debug"
+kafka.bootstrap = "{bootstrap}"
+topics.prefix = "{prefix}"
+publish.ack_deadline = "{ack_deadline_ms}ms"
+drain.notice = "100ms"
+pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
+"#
+        );
+        for SourcePlan { name, .. } in &self.sources {
+            let source = format!(
+                "[source.{name}]\npath = \"/in/{name}\"\nsecrets = [{{ id = \"s1\", file = \"secrets/{name}.hmac.s1\" }}]\n"
+            );
+            text.push_str(&source);
+        }
+        text
+    }
+
+    pub(crate) fn processor_toml(
+        &self,
+        prefix: &str,
+        bootstrap: &str,
+        admin: SocketAddr,
+        sink_url: impl Fn(&str) -> String,
+        out: &Path,
+    ) -> String {
+        let Self { partitions, permits, attempts_max, .. } = self;
+        let mut text = format!(
+            r#"data.dir = "data"
+admin.address = "{admin}"
+log.level = "info,processor=debug"
+kafka.bootstrap = "{bootstrap}"
+topics = {{ prefix = "{prefix}", partitions = {partitions}, danger_single_broker = true }}
+group = {{ session = "6s", drain_deadline = "5s" }}
+dedup.window = "1h"
+retry = {{ lanes = {LANES:?}, attempts_max = {attempts_max} }}
+[pipeline]
+edge_keys = [{{ id = "edge-1", file = "secrets/edge-1.key" }}]
+core_keys = [{{ id = "core-1", file = "secrets/core-1.key" }}]
+id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
+[sink.default]
+timeout = "2s"
+permits = {permits}
+"#
+        );
+        for SourcePlan { name, sinks, event_id } in &self.sources {
+            write!(
+                text,
+                "[source.{name}]\nkeys = [{{ id = \"{KEY_ID}\", file = \"secrets/{name}.{KEY_ID}.key\" }}]\n\
+                 event_id = \"{event_id}\"\nsinks = {sinks:?}\n"
+            )
+            .expect("writing to memory");
+        }
+        for SinkPlan { name, kind } in &self.sinks {
+            let kind = match kind {
+                SinkKind::Http(_) => format!(
+                    "url = \"{}\"\nsecret = \"secrets/sink-{name}.whsec\"\ndanger_plain_http = true",
+                    sink_url(name)
+                ),
+                SinkKind::Kafka => format!("kind = \"kafka\"\ntopic = \"{}\"", output_topic(prefix, name)),
+                SinkKind::File => format!("kind = \"file\"\npath = \"{}/{name}.jsonl\"", out.display()),
+            };
+            writeln!(text, "[sink.{name}]\n{kind}").expect("writing to memory");
+        }
+        text
+    }
+}
+
+/// The output topic of a Kafka sink.
+pub(crate) fn output_topic(prefix: &str, sink: &str) -> String {
+    format!("{prefix}.out.{sink}")
+}

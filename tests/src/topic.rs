@@ -1,0 +1,100 @@
+//! Whole topics, read from their first record to their last.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, bail};
+use common::kafka::client::KafkaConfig;
+use common::kafka::consumer::{Incoming, ReadError, Reader};
+use common::record::Origin;
+
+/// A record, with everything that Kafka keeps of it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// The broker's time of it.
+    pub time_ms: u64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+impl Record {
+    fn of(partition: i32, incoming: Incoming<'_>) -> Self {
+        Self {
+            partition,
+            offset: incoming.offset(),
+            time_ms: incoming.time_ms(),
+            key: incoming.key().map(<[u8]>::to_vec),
+            headers: incoming.headers().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+            value: incoming.value().to_vec(),
+        }
+    }
+
+    /// The text of a header, which must be there once at most.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(known, _)| known == name);
+        let value = found.next().and_then(|(_, value)| std::str::from_utf8(value).ok());
+        assert!(found.next().is_none(), "the header {name} is there twice");
+        value
+    }
+
+    /// The headers as the record's MAC wants them.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// Where it lies.
+    pub fn origin(&self, role: &str) -> Origin {
+        Origin { role: role.to_owned(), partition: self.partition, offset: self.offset }
+    }
+
+    /// Everything of it that Kafka stores: key, headers and value.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let headers = self.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]);
+        self.key.as_deref().into_iter().chain(headers).chain([self.value.as_slice()])
+    }
+}
+
+/// Every record of a topic, partition by partition.
+pub async fn read(kafka: &KafkaConfig, topic: &str, partitions: u32) -> Result<Vec<Record>> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    let partitions = i32::try_from(partitions)?;
+    tokio::task::spawn_blocking(move || {
+        let reader = Reader::new(&kafka)?;
+        let mut records = Vec::new();
+        for partition in 0..partitions {
+            let range = reader.watermarks(&topic, partition)?;
+            let before = records.len();
+            reader.read(&topic, partition, range, |incoming| {
+                records.push(Record::of(partition, incoming));
+                ControlFlow::Continue(())
+            })?;
+            let (from, to) = range;
+            let count = i64::try_from(records.len() - before)?;
+            if count != to - from {
+                bail!("{topic}-{partition} has {} offsets, of which {count} were read", to - from);
+            }
+        }
+        Ok(records)
+    })
+    .await?
+}
+
+/// The end of each partition's log, topic by topic.
+pub async fn ends(kafka: &KafkaConfig, topics: Vec<String>, partitions: u32) -> Result<Vec<Vec<i64>>> {
+    let kafka = kafka.clone();
+    let partitions = i32::try_from(partitions)?;
+    let read = move || {
+        let reader = Reader::new(&kafka)?;
+        let end = |topic: &str, partition| reader.watermarks(topic, partition).map(|(_, end)| end);
+        let of = |topic: &String| (0..partitions).map(|partition| end(topic, partition)).collect();
+        topics.iter().map(of).collect::<Result<Vec<Vec<i64>>, ReadError>>()
+    };
+    Ok(tokio::task::spawn_blocking(read).await??)
+}

@@ -1,0 +1,11 @@
+//! End-to-end tests: real ingest and processor processes on a real Kafka.
+//!
+//! Each test has its own topics, and its books must balance at its end. See the crate `tests` for the harness.
+
+mod delivery;
+mod failures;
+mod kills;
+mod outage;
+mod repeats;
+mod secrecy;
+mod tampering;
