@@ -42,7 +42,8 @@ async fn run(config: Config, check: bool) -> ExitCode {
     }
     let deadline = config.group.drain_deadline + STOP_MARGIN;
     let deps = Deps::system(install_metrics());
-    let tasks = deps.tasks.clone();
+    // Before it joins its groups: from then on a signal must not cut anything off.
+    let asked_to_stop = deps.tasks.on_signals();
     let running = match start(config, deps).await {
         Ok(running) => running,
         Err(error) => {
@@ -51,7 +52,7 @@ async fn run(config: Config, check: bool) -> ExitCode {
         }
     };
     tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
-    tasks.on_signals().await;
+    asked_to_stop.await;
     tracing::info!("processor stopping");
     // A synchronous commit has no deadline of its own; with Kafka away, leaving without it only means replays.
     if tokio::time::timeout(deadline, running.stop()).await.is_err() {

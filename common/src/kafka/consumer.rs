@@ -681,6 +681,10 @@ impl ClientContext for ReaderContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         Logged.log(level, facility, message);
     }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Logged.error(error, reason);
+    }
 }
 
 impl ConsumerContext for ReaderContext {}
