@@ -19,11 +19,13 @@ use common::record::{Failure, Head, Reason, RecordKeys};
 use common::topics::Topic;
 
 use crate::ledger::EventKey;
+use crate::materials::Materials;
 use crate::plan::{Plan, SinkKind, SourcePlan};
 use crate::stack::Stack;
 use crate::topic::Record;
 
 /// What was read of a stack.
+#[derive(Debug)]
 pub struct Books {
     sources: Vec<SourcePlan>,
     keeps_sinks: bool,
@@ -129,14 +131,14 @@ impl Books {
             effects,
             violations,
         };
-        books.open(stack)?;
+        books.open(stack.materials())?;
         Ok(books)
     }
 
     /// Opens what lies in the inbox with the sources' keys, so that ids come from the bodies and not from our headers.
-    fn open(&mut self, stack: &Stack) -> Result<()> {
+    fn open(&mut self, materials: &Materials) -> Result<()> {
         for SourcePlan { name, .. } in self.sources.iter().filter(|source| source.has_ids()) {
-            let (id, keyring) = (name.parse::<SourceId>()?, stack.materials().keyring(name)?);
+            let (id, keyring) = (name.parse::<SourceId>()?, materials.keyring(name)?);
             for record in &self.inbox {
                 if self.opened.contains_key(&record.value) {
                     continue;
@@ -274,7 +276,8 @@ impl Books {
             .filter(|head| head.retry.as_ref().is_some_and(|retry| retry.sink.as_str() == sink))
             .filter_map(|head| Some(head.identity?.id.webhook_id()))
             .collect();
-        let lost: Vec<_> = wanted.iter().filter(|(id, _)| !effects.contains_key(**id) && !dead.contains(**id)).collect();
+        let lost: Vec<_> =
+            wanted.iter().filter(|(id, _)| !effects.contains_key(**id) && !dead.contains(**id)).collect();
         ensure!(lost.is_empty(), "lost: in events, and neither at the sink {sink} nor in dead: {}", few(&lost));
         let invented: Vec<_> = effects.keys().filter(|id| !wanted.contains_key(id.as_str())).collect();
         ensure!(invented.is_empty(), "{sink} got what is not in events: {}", few(&invented));
@@ -307,3 +310,6 @@ fn count<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
 fn few<T: fmt::Debug>(all: &[T]) -> String {
     format!("{}, such as {:?}", all.len(), &all[..all.len().min(5)])
 }
+
+#[cfg(test)]
+mod tests;

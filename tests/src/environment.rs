@@ -13,7 +13,11 @@ pub fn kafka() -> Result<KafkaConfig> {
 /// A shipped binary, as built in the dev profile.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(variable("SEALSTREAM_BIN_DIR", "the folder of the built binaries")?).join(name);
-    ensure!(path.exists(), "there is no {}: build it with `cargo build -p {name}`, or run the tests with `./x test`", path.display());
+    ensure!(
+        path.exists(),
+        "there is no {}: build it with `cargo build -p {name}`, or run the tests with `./x test`",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -39,7 +43,10 @@ pub fn keeps_folders() -> bool {
 
 fn variable(name: &str, what: &str) -> Result<String> {
     let value = std::env::var(name).unwrap_or_default();
-    ensure!(!value.is_empty(), "{name} is not set: it must hold {what}. Run the tests with `./x test`, which provides it");
+    ensure!(
+        !value.is_empty(),
+        "{name} is not set: it must hold {what}. Run the tests with `./x test`, which provides it"
+    );
     Ok(value)
 }
 
@@ -50,6 +57,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_its_remedy() {
         let error = variable("SEALSTREAM_NO_SUCH_VARIABLE", "a thing").unwrap_err().to_string();
-        assert!(error.contains("SEALSTREAM_NO_SUCH_VARIABLE") && error.contains("a thing") && error.contains("./x test"));
+        assert!(
+            error.contains("SEALSTREAM_NO_SUCH_VARIABLE") && error.contains("a thing") && error.contains("./x test")
+        );
     }
 }

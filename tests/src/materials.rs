@@ -50,7 +50,8 @@ impl Materials {
             materials.write(&format!("secrets/{source}.{KEY_ID}.key"), &key)?;
         }
         for sink in sinks {
-            materials.write(&format!("secrets/sink-{sink}.whsec"), &format!("whsec_{}\n", STANDARD.encode(random()?)))?;
+            materials
+                .write(&format!("secrets/sink-{sink}.whsec"), &format!("whsec_{}\n", STANDARD.encode(random()?)))?;
         }
         materials.certify()?;
         Ok(materials)

@@ -21,26 +21,43 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a process may take to end when it is asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(45);
 
+/// The status of a process that ends itself because what it may still do is in doubt: it wants to be started again.
+const IN_DOUBT: i32 = 70;
+
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name, for example `ingest-0`.
+    pub name: String,
+    /// The binary.
+    pub program: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Variables that override the file.
+    pub variables: Vec<(&'static str, String)>,
+    /// Where its output goes.
+    pub log: PathBuf,
+    /// Its internal listener.
+    pub admin: SocketAddr,
+    /// Whether it may end itself in doubt, because the test takes away what it needs.
+    pub may_doubt: bool,
+}
+
 /// See the module.
 pub struct Node {
-    /// Its name, for example `ingest-0`.
-    name: String,
-    program: PathBuf,
-    config: PathBuf,
-    log: PathBuf,
-    admin: SocketAddr,
+    spec: NodeSpec,
     child: Option<Child>,
 }
 
 impl Node {
     /// A process that does not run yet.
-    pub(crate) fn new(name: String, program: PathBuf, config: PathBuf, log: PathBuf, admin: SocketAddr) -> Self {
-        Self { name, program, config, log, admin, child: None }
+    pub fn new(spec: NodeSpec) -> Self {
+        Self { spec, child: None }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.spec.name
     }
 
     /// Whether it was started and not yet stopped or killed by us.
@@ -50,25 +67,26 @@ impl Node {
 
     /// Starts it; does not wait until it is ready.
     pub fn start(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "{} runs already", self.name);
-        let mut log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        ensure!(self.child.is_none(), "{} runs already", self.spec.name);
+        let mut log = OpenOptions::new().create(true).append(true).open(&self.spec.log)?;
         writeln!(log, "=== start")?;
-        let child = Command::new(&self.program)
+        let child = Command::new(&self.spec.program)
             .arg("--config")
-            .arg(&self.config)
+            .arg(&self.spec.config)
+            .envs(self.spec.variables.clone())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("starting {}", self.program.display()))?;
+            .with_context(|| format!("starting {}", self.spec.program.display()))?;
         self.child = Some(child);
         Ok(())
     }
 
     /// Waits until it says that it is ready.
     pub async fn ready(&mut self) -> Result<()> {
-        let (name, admin) = (self.name.clone(), self.admin);
+        let (name, admin) = (self.spec.name.clone(), self.spec.admin);
         let child = self.child.as_mut().with_context(|| format!("{name} is not running"))?;
         until(&format!("{name} is ready"), READY_DEADLINE, async || {
             if let Some(status) = child.try_wait()? {
@@ -85,47 +103,63 @@ impl Node {
         self.ready().await
     }
 
+    /// Starts it again if it has ended itself in doubt and may do so. That it ended by itself otherwise is an error.
+    pub(crate) fn supervise(&mut self) -> Result<()> {
+        let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(()) };
+        ensure!(
+            self.spec.may_doubt && status.code() == Some(IN_DOUBT),
+            "{} ended by itself, with {status}",
+            self.spec.name
+        );
+        self.child = None;
+        self.start()
+    }
+
     /// Kills it as `kill -9` does, and waits until it is gone.
     pub async fn kill(&mut self) -> Result<()> {
         let status = self.end(Signal::SIGKILL).await?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        ensure!(signal == Some(Signal::SIGKILL as i32), "{} was not killed, it had ended with {status}", self.name);
+        ensure!(
+            signal == Some(Signal::SIGKILL as i32),
+            "{} was not killed, it had ended with {status}",
+            self.spec.name
+        );
         Ok(())
     }
 
     /// Asks it to end, and waits until it has: with status 0.
     pub async fn stop(&mut self) -> Result<()> {
         let status = self.end(Signal::SIGTERM).await?;
-        ensure!(status.success(), "{} ended with {status}", self.name);
+        ensure!(status.success(), "{} ended with {status}", self.spec.name);
         Ok(())
     }
 
     async fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
-        let mut child = self.child.take().with_context(|| format!("{} is not running", self.name))?;
+        let mut child = self.child.take().with_context(|| format!("{} is not running", self.spec.name))?;
         if let Some(status) = child.try_wait()? {
-            bail!("{} had ended by itself, with {status}", self.name);
+            bail!("{} had ended by itself, with {status}", self.spec.name);
         }
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("a running process has an id")?;
         kill(Pid::from_raw(pid), signal)?;
         let status = tokio::time::timeout(STOP_DEADLINE, child.wait()).await;
-        Ok(status.with_context(|| format!("{} does not end after {signal}", self.name))??)
+        Ok(status.with_context(|| format!("{} does not end after {signal}", self.spec.name))??)
     }
 
     /// Sum of the series of one of its metrics that carry these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-        let (_, text) = get(self.admin, "/metrics").await.with_context(|| format!("asking {}", self.name))?;
+        let (_, text) = get(self.spec.admin, "/metrics").await.with_context(|| format!("asking {}", self.spec.name))?;
         Ok(metric(&text, name, labels))
     }
 
     /// Lines of its log, of all its starts, that hold this text.
     pub fn log_lines(&self, text: &str) -> Result<Vec<String>> {
-        let log = std::fs::read_to_string(&self.log)?;
+        let log = std::fs::read_to_string(&self.spec.log)?;
         Ok(log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect())
     }
 
     /// The last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let log = File::open(&self.log).and_then(std::io::read_to_string).unwrap_or_default();
+        let log = File::open(&self.spec.log).and_then(std::io::read_to_string).unwrap_or_default();
         let mut tail: Vec<&str> = log.lines().rev().take(lines).collect();
         tail.reverse();
         tail.join("\n")
@@ -134,6 +168,6 @@ impl Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(&self.spec.name)
     }
 }

@@ -63,6 +63,7 @@ pub struct Plan {
     pub(crate) attempts_max: u32,
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
+    pub(crate) supervised: bool,
 }
 
 /// The retry lanes: short, so that tests are.
@@ -83,6 +84,7 @@ impl Plan {
             attempts_max: 4,
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
+            supervised: false,
         }
     }
 
@@ -155,6 +157,12 @@ impl Plan {
     /// How many effects more than one per event the books allow at one sink: none unless processors are killed.
     pub fn repeats_max(mut self, repeats: usize) -> Self {
         self.repeats_max = repeats;
+        self
+    }
+
+    /// Processes may end themselves in doubt, and are started again: for tests that take Kafka away.
+    pub fn supervised(mut self) -> Self {
+        self.supervised = true;
         self
     }
 

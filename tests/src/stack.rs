@@ -25,7 +25,7 @@ use crate::client::{Client, TIMEOUT};
 use crate::ledger::Ledger;
 use crate::load::retry_policy;
 use crate::materials::{KEY_ID, Materials};
-use crate::node::Node;
+use crate::node::{Node, NodeSpec};
 use crate::plan::{Plan, SinkKind, output_topic};
 use crate::seed::Seed;
 use crate::sink::RecordingSink;
@@ -119,7 +119,8 @@ impl Stack {
             let config = dir.join(format!("{name}.toml"));
             std::fs::write(&config, text)?;
             let log = dir.join("logs").join(format!("{name}.log"));
-            Ok(Node::new(name, environment::binary(binary)?, config, log, admin))
+            let (program, may_doubt) = (environment::binary(binary)?, self.plan.supervised);
+            Ok(Node::new(NodeSpec { name, program, config, variables: Vec::new(), log, admin, may_doubt }))
         };
         let bootstrap = &self.kafka.bootstrap;
         for number in 0..self.plan.ingests {
@@ -145,12 +146,13 @@ impl Stack {
     async fn create_topics(&self) -> Result<()> {
         let config = self.config();
         let admin = Admin::new(&self.kafka)?;
-        let outputs = self.plan.sinks.iter().filter(|sink| matches!(sink.kind, SinkKind::Kafka)).map(|sink| TopicSpec {
-            name: output_topic(&self.prefix, sink.name),
-            partitions: 1,
-            replication: 1,
-            settings: BTreeMap::new(),
-        });
+        let outputs =
+            self.plan.sinks.iter().filter(|sink| matches!(sink.kind, SinkKind::Kafka)).map(|sink| TopicSpec {
+                name: output_topic(&self.prefix, sink.name),
+                partitions: 1,
+                replication: 1,
+                settings: BTreeMap::new(),
+            });
         for spec in processor::topics::specs(config).into_iter().chain(outputs) {
             admin.create(&spec).await.with_context(|| format!("creating {}", spec.name))?;
         }
@@ -250,9 +252,15 @@ impl Stack {
         })
     }
 
+    /// A client that trusts the stack's own authority.
+    pub fn http_client(&self) -> HttpsClient {
+        self.client.clone()
+    }
+
     /// A sender of a source in each format at each ingest.
     pub fn clients(&self, source: &str) -> Result<Vec<Client>> {
-        let each = (0..self.ingests.len()).flat_map(|ingest| [Format::Native, Format::Jwe].map(|format| (ingest, format)));
+        let each =
+            (0..self.ingests.len()).flat_map(|ingest| [Format::Native, Format::Jwe].map(|format| (ingest, format)));
         each.map(|(ingest, format)| self.client(ingest, source, format)).collect()
     }
 
@@ -322,12 +330,19 @@ impl Stack {
         .await
     }
 
+    /// Starts again whatever has ended by itself because it was in doubt, as a supervisor does. Anything else that ended
+    /// by itself is an error.
+    pub fn supervise(&mut self) -> Result<()> {
+        self.ingests.iter_mut().chain(&mut self.processors).try_for_each(Node::supervise)
+    }
+
     /// Waits until the groups have committed everything that is in their topics.
-    pub async fn settled(&self) -> Result<()> {
+    pub async fn settled(&mut self) -> Result<()> {
         let mut before = None;
         let mut open = String::new();
         let waited = until("everything is committed", SETTLED_DEADLINE, async || {
             open.clear();
+            self.supervise()?;
             let ends = self.ends(&mut open).await?;
             // What was handed on between two looks shows itself as an end that moved.
             let same = before.as_ref() == Some(&ends);

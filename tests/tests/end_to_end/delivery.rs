@@ -29,7 +29,8 @@ async fn an_event_arrives_at_http_kafka_and_file_in_both_formats() -> Result<()>
             assert_eq!(deliveries[0].payload, payload(id));
             assert_eq!(deliveries[0].content_type, "application/json");
 
-            let record = output.iter().find(|record| record["key"] == id).context("the event is not in the output topic")?;
+            let record =
+                output.iter().find(|record| record["key"] == id).context("the event is not in the output topic")?;
             assert_eq!(record["payload"], payload(id));
             let header = |name: &str| header(record, name);
             assert_eq!(header("content-type"), Some("application/json"));
@@ -53,8 +54,10 @@ async fn an_event_arrives_at_http_kafka_and_file_in_both_formats() -> Result<()>
 
 /// Reads a topic with a client that shares no code with us: one JSON document per record.
 async fn kcat(bootstrap: &str, topic: &str) -> Result<Vec<Value>> {
-    let read = Command::new("kcat").args(["-C", "-e", "-q", "-J", "-o", "beginning", "-b", bootstrap, "-t", topic]).output();
-    let output = read.await.context("running kcat: install the system's package kcat, or run the tests with `./x test`")?;
+    let read =
+        Command::new("kcat").args(["-C", "-e", "-q", "-J", "-o", "beginning", "-b", bootstrap, "-t", topic]).output();
+    let output =
+        read.await.context("running kcat: install the system's package kcat, or run the tests with `./x test`")?;
     anyhow::ensure!(output.status.success(), "kcat: {}", String::from_utf8_lossy(&output.stderr));
     std::str::from_utf8(&output.stdout)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }

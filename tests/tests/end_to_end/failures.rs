@@ -66,6 +66,23 @@ async fn what_a_sink_does_not_take_is_tried_again_or_is_dead_with_its_reason() -
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_of_a_burst_that_fails_is_tried_again() -> Result<()> {
+    const EVENTS: usize = 300;
+    let plan = Plan::new("burst").source("acme", &["main"]).http("main", Behaviour::failing_first(2, 503));
+    plan.run(async |stack| {
+        let clients = stack.clients("acme")?;
+        for number in 0..EVENTS {
+            clients[number % clients.len()].send(&format!("evt-burst-{number}")).await?;
+        }
+        stack.settled().await?;
+        assert_eq!(stack.balance().await?.delivered["main"], EVENTS);
+        assert_eq!(stack.sink("main").delivery_count(), 3 * EVENTS);
+        Ok(())
+    })
+    .await
+}
+
 fn statuses(deliveries: &[Delivery]) -> Vec<u16> {
     deliveries.iter().map(|delivery| delivery.status).collect()
 }

@@ -15,7 +15,8 @@ const WORK_DEADLINE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_is_killed_under_load_and_everything_answered_200_is_in_the_log() -> Result<()> {
     // Without processors: the books compare what was answered 200 with the inbox.
-    let plan = Plan::new("ingest-kills").ingests(2).processors(0).source("acme", &["main"]).http("main", Behaviour::good());
+    let plan =
+        Plan::new("ingest-kills").ingests(2).processors(0).source("acme", &["main"]).http("main", Behaviour::good());
     plan.run(async |stack| {
         let clients = stack.clients("acme")?;
         let of_ingest = [0, 0, 1, 1];
@@ -49,7 +50,8 @@ async fn the_processor_is_killed_under_load_and_loses_nothing_and_repeats_at_mos
     plan.run(async |stack| {
         let sink = stack.sink("main");
         let ahead_of = Some((sink.clone(), 1000));
-        let load = Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-kill", in_flight: 24, repeat_every: 7, ahead_of });
+        let load =
+            Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-kill", in_flight: 24, repeat_every: 7, ahead_of });
         for kill in 1..=KILLS {
             let enough = sink.effect_count() + usize::try_from(stack.seed().within(20..=200))?;
             until_true("more events arrive at the sink", WORK_DEADLINE, || sink.effect_count() >= enough).await?;
@@ -83,7 +85,8 @@ async fn processors_are_restarted_one_by_one_under_load_without_a_repeat() -> Re
     plan.run(async |stack| {
         let sink = stack.sink("main");
         let ahead_of = Some((sink.clone(), 1000));
-        let load = Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-roll", in_flight: 24, repeat_every: 7, ahead_of });
+        let load =
+            Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-roll", in_flight: 24, repeat_every: 7, ahead_of });
         stack.spread(async || Ok(())).await?;
         for _ in 0..ROUNDS {
             for number in 0..stack.processor_count() {

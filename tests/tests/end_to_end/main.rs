@@ -5,6 +5,8 @@
 mod delivery;
 mod failures;
 mod kills;
+mod operator;
+mod others;
 mod outage;
 mod repeats;
 mod secrecy;

@@ -16,13 +16,15 @@ async fn no_topic_no_cache_and_no_log_holds_a_payload_or_the_id_of_a_native_even
         (false, 1) => Reply::status(500),
         (false, _) => Reply::OK,
     };
-    let plan = Plan::new("secrecy").source("acme", &["main", "out"]).http("main", Behaviour::by_rule(rule)).output("out");
+    let plan =
+        Plan::new("secrecy").source("acme", &["main", "out"]).http("main", Behaviour::by_rule(rule)).output("out");
     plan.run(async |stack| {
         let mut hidden = Vec::new();
         let mut readable = Vec::new();
         for (name, format) in [("native", Format::Native), ("jwe", Format::Jwe)] {
             for kind in ["retried", "refused", "unopened"] {
-                let (id, note) = (Canary::new(&format!("id-canary-{name}-{kind}")), Canary::new(&format!("note~?>{name}-{kind}")));
+                let (id, note) =
+                    (Canary::new(&format!("id-canary-{name}-{kind}")), Canary::new(&format!("note~?>{name}-{kind}")));
                 let payload = format!(r#"{{"id":"{}","note":"{}"}}"#, id.text(), note.text());
                 let mut config = stack.sender_config(0, "acme", format)?;
                 if kind == "unopened" {
@@ -60,7 +62,8 @@ async fn no_topic_no_cache_and_no_log_holds_a_payload_or_the_id_of_a_native_even
         }
         let inbox = stack.records(&Topic::Inbox).await?;
         for canary in &readable {
-            let found = inbox.iter().any(|record| canary.find(&record.value).is_some_and(|form| form.starts_with("base64")));
+            let found =
+                inbox.iter().any(|record| canary.find(&record.value).is_some_and(|form| form.starts_with("base64")));
             assert!(found, "{} is not in the inbox", canary.text());
         }
         Ok(())
