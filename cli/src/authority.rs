@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::clock::Clock;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -39,7 +40,8 @@ pub(crate) fn issue(hosts: &[String], clock: &Clock) -> Result<Certificates> {
     let ca_key = KeyPair::generate().context("making a key")?;
     let ca = authority.self_signed(&ca_key).context("making the development CA")?;
 
-    let mut server = CertificateParams::new(hosts).with_context(|| format!("a certificate for {}", hosts.join(", ")))?;
+    let mut server =
+        CertificateParams::new(hosts).with_context(|| format!("a certificate for {}", hosts.join(", ")))?;
     valid_for(&mut server, SERVER_DAYS, clock);
     server.distinguished_name.push(DnType::CommonName, hosts.first().map_or("sealstream", String::as_str));
     server.key_usages = vec![KeyUsagePurpose::DigitalSignature];

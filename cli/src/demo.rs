@@ -188,7 +188,8 @@ fn report(counts: Counts, witness: &Witness, ledger: &Ledger, requests: usize) -
     #[allow(clippy::cast_precision_loss, reason = "numbers of requests are far below 2^52")]
     let rate = if seconds > 0.0 { (requests - first) as f64 / seconds } else { 0.0 };
     let ack_us = ledger.ack_us();
-    let delivery_us = measured().filter_map(|event| Some(witness.http.first_us(event)?.saturating_sub(ledger.started_us(event))));
+    let delivery_us =
+        measured().filter_map(|event| Some(witness.http.first_us(event)?.saturating_sub(ledger.started_us(event))));
     Report {
         books: seen.books(),
         seconds,

@@ -199,7 +199,8 @@ path = \"data/events.jsonl\"
         .to_owned(),
         MainSink::Http(url) => {
             let plain = url.scheme_str() == Some("http");
-            let danger = if plain { "danger_plain_http = true   # events cross this network in the clear\n" } else { "" };
+            let danger =
+                if plain { "danger_plain_http = true   # events cross this network in the clear\n" } else { "" };
             format!(
                 "\
 # POST, signed as Standard Webhooks: the receiver checks with the same secret.
@@ -242,7 +243,11 @@ keys = [{{ id = \"k1\", file = \"{key}\" }}]
 }
 
 fn sender_toml(source: &SourceId, url: &Uri, ca: bool) -> String {
-    let ca = if ca { format!("ca = \"{CA}\"   # the development CA; remove it for a certificate of a public authority\n") } else { String::new() };
+    let ca = if ca {
+        format!("ca = \"{CA}\"   # the development CA; remove it for a certificate of a public authority\n")
+    } else {
+        String::new()
+    };
     format!(
         "\
 # What `sealstream send` needs to send as {source}. A sender in another language needs the same things.

@@ -40,7 +40,11 @@ pub(crate) fn present<'a>(dir: &Path, files: &'a [NewFile]) -> Vec<&'a Path> {
 pub(crate) fn write_new(dir: &Path, files: &[NewFile]) -> Result<()> {
     let there = present(dir, files);
     if !there.is_empty() {
-        bail!("{} already holds {}: nothing was written, since nothing is ever overwritten", dir.display(), list(&there));
+        bail!(
+            "{} already holds {}: nothing was written, since nothing is ever overwritten",
+            dir.display(),
+            list(&there)
+        );
     }
     let mut written = Vec::new();
     for file in files {

@@ -30,9 +30,11 @@ pub async fn run(args: &Args) -> Result<Verdict> {
         bail!("{url} is no http:// or https:// URL");
     }
     let extra_roots = ca.as_deref().map(common::tls::certificates).transpose()?.unwrap_or_default();
-    let client = HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, extra_roots, ..ClientOptions::default() })?;
+    let client =
+        HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, extra_roots, ..ClientOptions::default() })?;
     let request = Request::get(url).body(Bytes::new())?;
-    let answer = client.exchange(request, timeout.duration()).await.with_context(|| format!("{url} gives no answer"))?;
+    let answer =
+        client.exchange(request, timeout.duration()).await.with_context(|| format!("{url} gives no answer"))?;
     // The conditions, if it is one of ours.
     let body = String::from_utf8_lossy(answer.body());
     let shown: String = body.chars().filter(|c| !c.is_control()).take(500).collect();

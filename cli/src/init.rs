@@ -104,7 +104,9 @@ fn options(args: &Args) -> Result<Options> {
     }
     let sink = match &args.sink_url {
         None => MainSink::File,
-        Some(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() => MainSink::Http(url.clone()),
+        Some(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() => {
+            MainSink::Http(url.clone())
+        }
         Some(url) => bail!("--sink-url {url}: a sink has an https:// or http:// URL"),
     };
     Ok(Options {
@@ -137,7 +139,9 @@ Everything in it is secret but ca/ca.pem; keep ca/ca.key away from what runs.
         next = paint.strong("What next:"),
     ));
     if args.sink_url.as_ref().and_then(Uri::scheme_str) == Some("http") {
-        say::note("note: the sink has an http:// URL, so events cross the network to it in the clear (danger_plain_http)");
+        say::note(
+            "note: the sink has an http:// URL, so events cross the network to it in the clear (danger_plain_http)",
+        );
     }
 }
 

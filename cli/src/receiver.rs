@@ -106,7 +106,9 @@ impl Refusal {
             Self::NotFound => (StatusCode::NOT_FOUND, "POST deliveries here; GET /readyz\n"),
             Self::NotPost => (StatusCode::METHOD_NOT_ALLOWED, "deliveries are POSTed\n"),
             Self::Unreadable => (StatusCode::BAD_REQUEST, "the body is too long or broke off\n"),
-            Self::Unsigned => (StatusCode::UNAUTHORIZED, "webhook-id, webhook-timestamp and webhook-signature are needed\n"),
+            Self::Unsigned => {
+                (StatusCode::UNAUTHORIZED, "webhook-id, webhook-timestamp and webhook-signature are needed\n")
+            }
             Self::Stale => (StatusCode::UNAUTHORIZED, "webhook-timestamp is too far from our clock\n"),
             Self::Forged => (StatusCode::UNAUTHORIZED, "webhook-signature is wrong\n"),
         }
@@ -142,10 +144,11 @@ impl Receiver {
                 let connection = async {
                     match tls {
                         None => receiver.connection(stream).await,
-                        Some(tls) => match tokio::time::timeout(DEADLINE, tls.accept(stream)).await {
-                            Ok(Ok(stream)) => receiver.connection(stream).await,
-                            Ok(Err(_)) | Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(Ok(stream)) = tokio::time::timeout(DEADLINE, tls.accept(stream)).await {
+                                receiver.connection(stream).await;
+                            }
+                        }
                     }
                 };
                 // How a connection ends concerns its sender, who delivers again.
@@ -182,7 +185,11 @@ impl Receiver {
     /// `None` for a health check.
     async fn receive(&self, request: Request<Incoming>) -> Result<Option<Answer>, Refusal> {
         if request.method() == Method::GET {
-            return if matches!(request.uri().path(), "/readyz" | "/livez") { Ok(None) } else { Err(Refusal::NotFound) };
+            return if matches!(request.uri().path(), "/readyz" | "/livez") {
+                Ok(None)
+            } else {
+                Err(Refusal::NotFound)
+            };
         }
         if request.method() != Method::POST {
             return Err(Refusal::NotPost);

@@ -72,7 +72,13 @@ pub async fn run(args: &Args) -> Result<Verdict> {
 
     let clock = Clock::system();
     let started = clock.monotonic();
-    let sending = Arc::new(Sending { sender, waiting: Mutex::new(waiting), json: args.json, received: AtomicU64::new(0), failed: AtomicU64::new(0) });
+    let sending = Arc::new(Sending {
+        sender,
+        waiting: Mutex::new(waiting),
+        json: args.json,
+        received: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+    });
     let group = Group::new();
     let workers: Vec<_> = (0..args.concurrency).map(|_| group.spawn("sender", sending.clone().work())).collect();
     for worker in workers {
@@ -113,7 +119,9 @@ impl Input {
 fn read(input: Input, id: Option<String>, pointer: &Pointer, events: &mpsc::Sender<Event>) -> Result<()> {
     let reader: Box<dyn Read> = match input {
         Input::Text(text) => Box::new(std::io::Cursor::new(text)),
-        Input::File(path) => Box::new(std::fs::File::open(&path).with_context(|| format!("reading {}", path.display()))?),
+        Input::File(path) => {
+            Box::new(std::fs::File::open(&path).with_context(|| format!("reading {}", path.display()))?)
+        }
         Input::Stdin => {
             if std::io::stdin().is_terminal() {
                 say::note("reading events from standard input; end with Ctrl-D");
@@ -144,7 +152,9 @@ fn read(input: Input, id: Option<String>, pointer: &Pointer, events: &mpsc::Send
 fn event(json: &str, pointer: &Pointer) -> Result<Event> {
     let id = match find(json.as_bytes(), pointer) {
         Found::Text(id) | Found::Integer(id) => EventId::new(id)?,
-        Found::Missing => bail!("there is no event id where --id-pointer says; without it the receiver could not recognise a repeat"),
+        Found::Missing => {
+            bail!("there is no event id where --id-pointer says; without it the receiver could not recognise a repeat")
+        }
         Found::Unusable => bail!("the event id is no string and no integer, or is there twice"),
     };
     Ok(Event { id, payload: Bytes::copy_from_slice(json.as_bytes()) })
@@ -180,7 +190,8 @@ impl Sending {
             })),
             Ok(sent) => {
                 let paint = say::Paint::for_stdout();
-                let attempts = if sent.attempt_count == 1 { String::new() } else { format!(" at attempt {}", sent.attempt_count) };
+                let attempts =
+                    if sent.attempt_count == 1 { String::new() } else { format!(" at attempt {}", sent.attempt_count) };
                 let request = sent.request_id.map_or_else(String::new, |id| format!(" (request {id})"));
                 say::line(format_args!("{} {id}{attempts}{request}", paint.good("received")));
             }
@@ -205,7 +216,9 @@ fn told(error: &SendError) -> (Option<u16>, Option<&str>, Option<&str>) {
     match error {
         SendError::Prepare(_) => (None, None, None),
         SendError::Refused { failure, .. } | SendError::Exhausted { failure, .. } => match failure {
-            Failure::Status { status, code, request_id } => (Some(status.as_u16()), code.as_deref(), request_id.as_deref()),
+            Failure::Status { status, code, request_id } => {
+                (Some(status.as_u16()), code.as_deref(), request_id.as_deref())
+            }
             Failure::NoAnswer(_) => (None, None, None),
         },
     }
@@ -214,11 +227,15 @@ fn told(error: &SendError) -> (Option<u16>, Option<&str>, Option<&str>) {
 /// What to look at first.
 fn hint(error: &SendError) -> Option<&'static str> {
     match told(error).1? {
-        "signature_invalid" => Some("the receiver has no such secret active for this path: compare --secret and --url with its configuration"),
+        "signature_invalid" => Some(
+            "the receiver has no such secret active for this path: compare --secret and --url with its configuration",
+        ),
         "timestamp_out_of_tolerance" => Some("the clocks of this machine and of the receiver differ: set them by NTP"),
         "not_found" => Some("no source has this path: compare --url with the receiver's configuration"),
         "unsupported_media_type" => Some("the source does not take this envelope: try the other --format"),
-        "unavailable" => Some("the receiver has no Kafka: its /readyz says more. The same event may be sent again at any time"),
+        "unavailable" => {
+            Some("the receiver has no Kafka: its /readyz says more. The same event may be sent again at any time")
+        }
         _ => None,
     }
 }

@@ -145,7 +145,8 @@ impl SenderConfig {
             ("secret", self.secret.is_empty()),
             ("key", self.key.file.is_empty()),
         ];
-        let missing: Vec<_> = needed.iter().filter(|(_, missing)| *missing).map(|(name, _)| format!("--{name}")).collect();
+        let missing: Vec<_> =
+            needed.iter().filter(|(_, missing)| *missing).map(|(name, _)| format!("--{name}")).collect();
         anyhow::ensure!(
             missing.is_empty(),
             "{} not given: name a file with --config (`sealstream init` writes DIR/{}), or give what is missing",
@@ -168,7 +169,13 @@ impl SenderConfig {
     }
 
     /// A sender with other secrets than the configured: for those who want to be refused.
-    pub(crate) fn sender_with(&self, client: HttpsClient, clock: Clock, secret: Secret, key: &Secret) -> Result<Arc<Sender>> {
+    pub(crate) fn sender_with(
+        &self,
+        client: HttpsClient,
+        clock: Clock,
+        secret: Secret,
+        key: &Secret,
+    ) -> Result<Arc<Sender>> {
         let url: Uri = self.url.parse().with_context(|| format!("the URL {:?}", self.url))?;
         if url.scheme_str() == Some("http") && !self.danger_plain_http {
             anyhow::bail!("{url} is not encrypted: use https, or say danger_plain_http");
@@ -210,7 +217,8 @@ mod tests {
     fn the_command_line_comes_after_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sender.toml");
-        let text = "url = \"https://one.example/\"\nsource = \"acme\"\nsecret = \"s\"\nkey = { id = \"k7\", file = \"k\" }\n";
+        let text =
+            "url = \"https://one.example/\"\nsource = \"acme\"\nsecret = \"s\"\nkey = { id = \"k7\", file = \"k\" }\n";
         std::fs::write(&file, text).unwrap();
         let flags = Flags {
             config: Some(file),
@@ -219,15 +227,23 @@ mod tests {
             ..Flags::default()
         };
         let config = SenderConfig::from_flags(flags).unwrap();
-        assert_eq!((config.url.as_str(), config.source.as_str(), config.key.id.as_str()), ("https://two.example/", "acme", "k7"));
+        assert_eq!(
+            (config.url.as_str(), config.source.as_str(), config.key.id.as_str()),
+            ("https://two.example/", "acme", "k7")
+        );
         assert_eq!(config.secret.as_path(), dir.path().join("s"), "the file's paths start at the file");
         assert_eq!(config.key.file.as_path(), Path::new("elsewhere"), "the command line's where it is typed");
     }
 
     #[test]
     fn plain_http_must_be_asked_for() {
-        let config = SenderConfig { url: "http://localhost/".to_owned(), source: "acme".to_owned(), ..SenderConfig::load(None).unwrap() };
-        let client = HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, ..ClientOptions::default() }).unwrap();
+        let config = SenderConfig {
+            url: "http://localhost/".to_owned(),
+            source: "acme".to_owned(),
+            ..SenderConfig::load(None).unwrap()
+        };
+        let client =
+            HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, ..ClientOptions::default() }).unwrap();
         let secret = || Secret::from(vec![7; 32]);
         let refused = config.sender_with(client.clone(), Clock::system(), secret(), &secret());
         assert!(refused.unwrap_err().to_string().contains("danger_plain_http"));

@@ -45,7 +45,11 @@ pub struct Args {
 
 fn path(text: &str) -> Result<String, &'static str> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\`{}".contains(&byte);
-    if text.starts_with('/') && text.bytes().all(plain) { Ok(text.to_owned()) } else { Err("a path begins with / and has no query") }
+    if text.starts_with('/') && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with / and has no query")
+    }
 }
 
 /// Runs `source`.
@@ -72,10 +76,14 @@ pub fn run(command: &Command) -> Result<Verdict> {
     write_new(dir, &files)?;
 
     // The processor first: what ingest accepts can then be opened.
-    let replaced = replace(&processor_path, &processor, |file| processor::config::Config::load(Some(file), std::iter::empty()).map(drop))
-        .and_then(|()| replace(&ingest_path, &ingest, |file| {
+    let replaced = replace(&processor_path, &processor, |file| {
+        processor::config::Config::load(Some(file), std::iter::empty()).map(drop)
+    })
+    .and_then(|()| {
+        replace(&ingest_path, &ingest, |file| {
             ingest::Config::load(Some(file), std::iter::empty()).and_then(|config| ingest::check(&config))
-        }));
+        })
+    });
     if let Err(error) = replaced {
         forget(dir, &files);
         return Err(error);
@@ -175,7 +183,8 @@ fn url(args: &Args) -> Result<Uri> {
     }
     let first = args.dir.join(SENDER);
     let hint = || format!("--url is needed: there is no usable {}", first.display());
-    let text = parse(&first).with_context(hint)?.get("url").and_then(Item::as_str).map(str::to_owned).with_context(hint)?;
+    let text =
+        parse(&first).with_context(hint)?.get("url").and_then(Item::as_str).map(str::to_owned).with_context(hint)?;
     let mut parts = text.parse::<Uri>().with_context(hint)?.into_parts();
     parts.path_and_query = Some(args.path.parse().with_context(|| format!("--path {}", args.path))?);
     Uri::from_parts(parts).with_context(hint)

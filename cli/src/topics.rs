@@ -67,9 +67,12 @@ pub async fn run(command: &Command) -> Result<Verdict> {
             let created = create(&config, *outputs).await?;
             let findings = inspect(&config).await?;
             if args.json {
-                let groups: serde_json::Map<_, _> = created.groups.into_iter().map(|(group, count)| (group, count.into())).collect();
+                let groups: serde_json::Map<_, _> =
+                    created.groups.into_iter().map(|(group, count)| (group, count.into())).collect();
                 let (made, there) = (created.made, created.there);
-                say::json(&serde_json::json!({ "made": made, "there": there, "first_offsets": groups, "findings": json(&findings) }));
+                say::json(
+                    &serde_json::json!({ "made": made, "there": there, "first_offsets": groups, "findings": json(&findings) }),
+                );
             } else {
                 tell_created(&created);
                 tell_findings(&findings);
@@ -81,7 +84,10 @@ pub async fn run(command: &Command) -> Result<Verdict> {
             if args.json {
                 say::json(&serde_json::json!({ "findings": json(&findings) }));
             } else if findings.is_empty() {
-                say::line(format_args!("{}: topics and groups are as they should be", say::Paint::for_stdout().good("good")));
+                say::line(format_args!(
+                    "{}: topics and groups are as they should be",
+                    say::Paint::for_stdout().good("good")
+                ));
             } else {
                 tell_findings(&findings);
             }
@@ -196,17 +202,19 @@ async fn make(admin: &Admin, spec: &TopicSpec, created: &mut Created) -> Result<
 
 /// Waits until a topic that was made is known.
 async fn known(admin: &Admin, topic: &str) -> Result<TopicState> {
-    poll(|| format!("the topic {topic} was made and is not known yet"), async || {
-        admin.describe(topic).await?.with_context(|| format!("there is no topic {topic}"))
-    })
+    poll(
+        || format!("the topic {topic} was made and is not known yet"),
+        async || admin.describe(topic).await?.with_context(|| format!("there is no topic {topic}")),
+    )
     .await
 }
 
 /// Commits a group's first offsets, once the partitions have leaders.
 async fn first_offsets(config: &Config, group: &str, topic: &str) -> Result<usize> {
-    poll(|| format!("the first offsets of {group}"), async || {
-        Ok(blocking(|| commit_first(&config.kafka, group, topic, partitions(config)))?)
-    })
+    poll(
+        || format!("the first offsets of {group}"),
+        async || Ok(blocking(|| commit_first(&config.kafka, group, topic, partitions(config)))?),
+    )
     .await
 }
 
@@ -251,6 +259,12 @@ fn tell_created(created: &Created) {
 fn tell_findings(findings: &[Finding]) {
     let paint = say::Paint::for_stdout();
     for finding in findings {
-        say::line(format_args!("{} topic {}: {}\n      {}", paint.bad("wrong"), finding.topic, finding.wrong, finding.remedy));
+        say::line(format_args!(
+            "{} topic {}: {}\n      {}",
+            paint.bad("wrong"),
+            finding.topic,
+            finding.wrong,
+            finding.remedy
+        ));
     }
 }

@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn bootstrap() -> String {
-    std::env::var("KAFKA_BOOTSTRAP").expect("this test needs a Kafka broker: run it by `./x test`, or set KAFKA_BOOTSTRAP")
+    std::env::var("KAFKA_BOOTSTRAP")
+        .expect("this test needs a Kafka broker: run it by `./x test`, or set KAFKA_BOOTSTRAP")
 }
 
 fn sealstream(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -45,7 +46,8 @@ impl Deployment {
         let mut all = vec!["topics"];
         all.extend(arguments);
         all.extend(["--json", "--config", self.config.to_str().unwrap()]);
-        let mut settings = vec![("PROCESSOR__TOPICS__PREFIX", self.prefix.as_str()), ("PROCESSOR__TOPICS__PARTITIONS", "3")];
+        let mut settings =
+            vec![("PROCESSOR__TOPICS__PREFIX", self.prefix.as_str()), ("PROCESSOR__TOPICS__PARTITIONS", "3")];
         settings.extend(environment);
         sealstream(&all, &settings)
     }
@@ -59,7 +61,10 @@ fn topics_are_made_once_and_checked() {
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     let findings = json(&missing)["findings"].as_array().unwrap().clone();
     assert_eq!(findings.len(), 11);
-    assert!(findings.iter().all(|finding| finding["remedy"].as_str().unwrap().contains("topics create")), "{findings:?}");
+    assert!(
+        findings.iter().all(|finding| finding["remedy"].as_str().unwrap().contains("topics create")),
+        "{findings:?}"
+    );
 
     let made = deployment.topics(&["create", "--outputs"], &[]);
     assert!(made.status.success(), "{made:?}");
@@ -83,10 +88,15 @@ fn topics_are_made_once_and_checked() {
     let findings = json(&other)["findings"].as_array().unwrap().clone();
     assert_eq!(findings.len(), 11, "{findings:?}");
     assert!(findings[0]["remedy"].as_str().unwrap().contains("kafka-configs.sh"), "{findings:?}");
-    let sink = [("PROCESSOR__SINK__NEW", "{kind = \"file\", path = \"x\"}"), ("PROCESSOR__RETRY__LANES", "[\"10s\", \"1m\", \"10m\", \"1h\"]")];
+    let sink = [
+        ("PROCESSOR__SINK__NEW", "{kind = \"file\", path = \"x\"}"),
+        ("PROCESSOR__RETRY__LANES", "[\"10s\", \"1m\", \"10m\", \"1h\"]"),
+    ];
     let other = deployment.topics(&["check"], &sink);
     let findings = json(&other)["findings"].as_array().unwrap().clone();
-    let about_group = findings.iter().any(|finding| finding["wrong"].as_str().unwrap().contains("deliver.new has no committed offset"));
+    let about_group = findings
+        .iter()
+        .any(|finding| finding["wrong"].as_str().unwrap().contains("deliver.new has no committed offset"));
     assert!(about_group, "{findings:?}");
     drop(deployment.dir);
 }
@@ -102,7 +112,8 @@ fn a_broker_that_is_not_there_is_told() {
 
 #[test]
 fn the_demonstration_balances_on_a_real_broker() {
-    let output = sealstream(&["demo", "--events", "500", "--kafka", "real", "--json"], &[("KAFKA_BOOTSTRAP", &bootstrap())]);
+    let output =
+        sealstream(&["demo", "--events", "500", "--kafka", "real", "--json"], &[("KAFKA_BOOTSTRAP", &bootstrap())]);
     assert!(output.status.success(), "{output:?}");
     let books = json(&output);
     assert_eq!(books["conserved"], true);

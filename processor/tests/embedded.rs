@@ -115,9 +115,10 @@ async fn each_event_is_delivered_once_and_garbage_ends_in_dead() {
     const EVENTS: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let prefix = "sealstream";
-    let names: Vec<String> = ["inbox", "events", "dead", "retry.main.10s", "retry.main.1m", "retry.main.10m", "retry.main.1h"]
-        .map(|role| format!("{prefix}.{role}"))
-        .to_vec();
+    let names: Vec<String> =
+        ["inbox", "events", "dead", "retry.main.10s", "retry.main.1m", "retry.main.10m", "retry.main.1h"]
+            .map(|role| format!("{prefix}.{role}"))
+            .to_vec();
     let kafka = EmbeddedKafka::start(names.iter().map(|name| (&**name, 4))).unwrap();
     let config = configuration(dir.path(), &kafka.config().bootstrap);
     let inbox = Inbox::new(&config);
@@ -135,7 +136,8 @@ async fn each_event_is_delivered_once_and_garbage_ends_in_dead() {
     inbox.publish(&sealed(&wrong, EVENTS)).await;
     inbox.publish(&seal_native(&key, b"{\"no\":\"id\"}").unwrap().body).await;
 
-    let records = |lane: &str, outcome: &str| metrics.value("processor_records_total", &[("lane", lane), ("outcome", outcome)]);
+    let records =
+        |lane: &str, outcome: &str| metrics.value("processor_records_total", &[("lane", lane), ("outcome", outcome)]);
     until("repeats recognised", || records("events", "repeat") >= (EVENTS / 5) as f64).await;
     until("all delivered", || records("events", "delivered") >= EVENTS as f64).await;
     until("garbage buried", || records("inbox", "dead") >= 2.0).await;

@@ -49,7 +49,11 @@ pub(super) struct Counts {
 impl Counts {
     /// The counts of this process so far.
     pub(super) fn read(metrics: &Metrics) -> Self {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole, positive and small")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "counters are whole, positive and small"
+        )]
         let count = |labels: &[(&str, &str)]| metrics.value(RECORDS, labels) as u64;
         let sinks = ["main", "out"];
         Self {
@@ -98,7 +102,13 @@ pub(super) struct Conductor<'a> {
 
 impl<'a> Conductor<'a> {
     /// Watches a stage on which nothing was sent yet.
-    pub(super) fn new(stage: &'a Stage, before: Counts, witness: Arc<Witness>, ledger: Arc<Ledger>, events: usize) -> Self {
+    pub(super) fn new(
+        stage: &'a Stage,
+        before: Counts,
+        witness: Arc<Witness>,
+        ledger: Arc<Ledger>,
+        events: usize,
+    ) -> Self {
         // Indicatif draws on standard error, and only if that is a terminal.
         let bar = ProgressBar::new(events as u64);
         let style = ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} requests ended · {per_sec} · {msg}");
@@ -212,7 +222,12 @@ mod tests {
         let jwe = open::seal_jwe(&key, &header, payload(event).as_bytes()).unwrap();
         let native = open::seal_native(&key, payload(event).as_bytes()).unwrap().body;
         // The headers of a record in `events` or a retry lane, their names and lengths included, are below 600 bytes.
-        assert!(jwe.len().max(native.len()) + 600 <= usize::try_from(RECORD_BYTES_MAX).unwrap(), "{} {}", jwe.len(), native.len());
+        assert!(
+            jwe.len().max(native.len()) + 600 <= usize::try_from(RECORD_BYTES_MAX).unwrap(),
+            "{} {}",
+            jwe.len(),
+            native.len()
+        );
     }
 
     #[test]

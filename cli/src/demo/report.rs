@@ -74,21 +74,25 @@ impl Report {
         let paint = Paint::for_stdout();
         let books = &self.books;
         say::line(self.table());
-        let verdict = if books.conserved {
-            paint.good("The books balance")
-        } else {
-            paint.bad("THE BOOKS DO NOT BALANCE")
-        };
+        let verdict =
+            if books.conserved { paint.good("The books balance") } else { paint.bad("THE BOOKS DO NOT BALANCE") };
         say::line(format_args!(
             "{verdict}: {} lost, {} delivered twice; {} dispatches made again after the sink was busy",
             grouped(books.lost),
             grouped(books.delivered_twice),
             grouped(books.retried),
         ));
-        say::line(format_args!("\n{:.0} requests/s over {:.1} s, on this machine, with every part in one process", self.rate, self.seconds));
-        for (what, latency) in [("request to 200 (the broker's ack)", self.ack), ("request to arrival at the HTTP sink", self.delivery)] {
+        say::line(format_args!(
+            "\n{:.0} requests/s over {:.1} s, on this machine, with every part in one process",
+            self.rate, self.seconds
+        ));
+        for (what, latency) in
+            [("request to 200 (the broker's ack)", self.ack), ("request to arrival at the HTTP sink", self.delivery)]
+        {
             if let Some(Latency { p50_ms, p95_ms, p99_ms, max_ms }) = latency {
-                say::line(format_args!("  {what:<36} p50 {p50_ms:.1} ms   p95 {p95_ms:.1} ms   p99 {p99_ms:.1} ms   max {max_ms:.1} ms"));
+                say::line(format_args!(
+                    "  {what:<36} p50 {p50_ms:.1} ms   p95 {p95_ms:.1} ms   p99 {p99_ms:.1} ms   max {max_ms:.1} ms"
+                ));
             }
         }
     }
@@ -145,8 +149,19 @@ mod tests {
         let json = report.json();
         let names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expect = [
-            "sent", "accepted", "refused", "delivered", "duplicates_recognised", "retried", "dead", "lost",
-            "delivered_twice", "conserved", "seconds", "rate", "latency",
+            "sent",
+            "accepted",
+            "refused",
+            "delivered",
+            "duplicates_recognised",
+            "retried",
+            "dead",
+            "lost",
+            "delivered_twice",
+            "conserved",
+            "seconds",
+            "rate",
+            "latency",
         ];
         expect.sort_unstable();
         let mut names = names;

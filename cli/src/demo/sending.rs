@@ -172,7 +172,12 @@ pub(super) struct Sending {
 
 impl Sending {
     /// Reads the sender's configuration and secrets. Requests are sent while `open` says true.
-    pub(super) fn new(config: &SenderConfig, ledger: Arc<Ledger>, clock: Clock, open: watch::Receiver<bool>) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        config: &SenderConfig,
+        ledger: Arc<Ledger>,
+        clock: Clock,
+        open: watch::Receiver<bool>,
+    ) -> Result<Arc<Self>> {
         let clients = (0..CLIENTS).map(|_| Senders::new(config, &clock)).collect::<Result<_>>()?;
         Ok(Arc::new(Self { clients, ledger, clock, next: AtomicUsize::new(0), until: AtomicUsize::new(0), open }))
     }
@@ -181,7 +186,8 @@ impl Sending {
     pub(super) async fn send(self: &Arc<Self>, until: usize, at_once: usize) -> Result<()> {
         self.until.store(until, Ordering::SeqCst);
         let group = Group::new();
-        let workers: Vec<_> = (0..at_once).map(|worker| group.spawn("demo_sender", self.clone().work(worker))).collect();
+        let workers: Vec<_> =
+            (0..at_once).map(|worker| group.spawn("demo_sender", self.clone().work(worker))).collect();
         for worker in workers {
             worker.await??;
         }
@@ -220,7 +226,9 @@ impl Sending {
                 }
                 Ok(answer) => {
                     let status = answer.status();
-                    let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT;
+                    let may_pass = status.is_server_error()
+                        || status == StatusCode::TOO_MANY_REQUESTS
+                        || status == StatusCode::REQUEST_TIMEOUT;
                     ledger.uncertain.fetch_add(u64::from(status.is_server_error()), Ordering::SeqCst);
                     (code(&answer), may_pass, retry_after(answer.headers(), clock.unix_s()))
                 }

@@ -101,14 +101,16 @@ impl Stage {
         let sinks = Group::new();
         let key = SigningKey::parse(&SecretFile::new(dir.path().join(SINK_SECRET)).load()?)?;
         let judge = witness.clone();
-        Receiver::new(key, clock.clone(), Arc::new(move |delivery| judge.judge(delivery))).serve(&sinks, listener, None);
+        Receiver::new(key, clock.clone(), Arc::new(move |delivery| judge.judge(delivery)))
+            .serve(&sinks, listener, None);
         let watch = watch(&config, witness)?;
 
         let edge = Group::new();
         let deps = ingest::Deps { group: edge.clone(), clock: clock.clone(), metrics: metrics.clone() };
         let ingest = ingest::start(ingest_config, deps).await.context("starting ingest")?;
         let doubt = Arc::default();
-        let deps = processor::Deps { tasks: Group::new(), clock: clock.clone(), metrics: metrics.clone(), die: die(&doubt) };
+        let deps =
+            processor::Deps { tasks: Group::new(), clock: clock.clone(), metrics: metrics.clone(), die: die(&doubt) };
         let processor = processor::start(config.clone(), deps).await.context("starting the processor")?;
         let real = cluster.is_some();
         let stage = Self { clock, metrics, ingest, processor, config, edge, sinks, watch, doubt, real, embedded, dir };
@@ -201,7 +203,9 @@ fn output_topic(prefix: &str) -> String {
 /// Asks a real cluster how large it is, and takes a prefix that nobody has used.
 fn reach(bootstrap: &str) -> Result<Cluster> {
     let kafka = KafkaConfig::plaintext(bootstrap);
-    let hint = || format!("there is no Kafka at {bootstrap}: `cargo xtask kafka up` starts one, and --bootstrap names another");
+    let hint = || {
+        format!("there is no Kafka at {bootstrap}: `cargo xtask kafka up` starts one, and --bootstrap names another")
+    };
     let (_, brokers) = tokio::task::block_in_place(|| Admin::new(&kafka)?.cluster()).with_context(hint)?;
     let mut suffix = [0; 4];
     getrandom::fill(&mut suffix).context("the system gives no random bytes")?;
@@ -231,7 +235,9 @@ fn load(dir: &Path, cluster: Option<&Cluster>) -> Result<(ingest::Config, Config
     let prefix = prefix(cluster);
     let partitions = PARTITIONS.to_string();
     let embedded = if cluster.is_none() { "true" } else { "false" };
-    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+    };
     let ingest = pairs(&[
         ("INGEST__LISTEN__ADDRESS", "127.0.0.1:0"),
         ("INGEST__ADMIN__ADDRESS", "127.0.0.1:0"),

@@ -215,7 +215,8 @@ impl Watch {
             loop {
                 // Asked before it reads: what came before the wish to stop is read.
                 let last = stopped.load(Ordering::SeqCst);
-                let count = outputs.catch_up(|record| witness.output(record))? + dead.catch_up(|record| witness.letter(&core_keys, record))?;
+                let count = outputs.catch_up(|record| witness.output(record))?
+                    + dead.catch_up(|record| witness.letter(&core_keys, record))?;
                 match count {
                     0 if last => return Ok(()),
                     0 => std::thread::park_timeout(REST),

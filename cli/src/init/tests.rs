@@ -69,7 +69,8 @@ fn each_party_has_its_own_and_no_more() {
     let dir = temp.path();
     init(dir, &["--sink-url", "https://sink.example/hook"]).unwrap();
     let tree = tree(dir);
-    let files: Vec<_> = tree.iter().filter(|(name, _)| dir.join(name).is_file()).map(|(name, _)| name.as_str()).collect();
+    let files: Vec<_> =
+        tree.iter().filter(|(name, _)| dir.join(name).is_file()).map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         files,
         [

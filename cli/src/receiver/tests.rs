@@ -34,7 +34,8 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let group = Group::new();
         Receiver::new(key(), clock, judge).serve(&group, listener, None);
-        let client = HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, ..ClientOptions::default() }).unwrap();
+        let client =
+            HttpsClient::new(&ClientOptions { schemes: Schemes::HttpToo, ..ClientOptions::default() }).unwrap();
         Self { address, client, seen, hand, group }
     }
 

@@ -60,7 +60,9 @@ fn a_source_is_added_and_every_line_stays() {
     let sender = SenderConfig::load(Some(&dir.join("sender-beta/sender.toml"))).unwrap();
     assert_eq!((sender.url.as_str(), sender.source.as_str()), ("https://hooks.example:444/in/beta", "beta"));
     sender.sender(sender.client().unwrap(), Clock::system()).unwrap();
-    let same = |one: &common::config::SecretFile, other: &common::config::SecretFile| one.load().unwrap().is_same_as(&other.load().unwrap());
+    let same = |one: &common::config::SecretFile, other: &common::config::SecretFile| {
+        one.load().unwrap().is_same_as(&other.load().unwrap())
+    };
     assert!(same(&sender.secret, &ingest.source[&beta].secrets[0].file));
     assert!(same(&sender.key.file, &processor.source[&beta].keys[0].file));
     assert!(!same(&sender.secret, &ingest.source[&"acme".parse::<SourceId>().unwrap()].secrets[0].file));
