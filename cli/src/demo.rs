@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Among the requests are repeats that are re-encrypted and re-signed, forged signatures, stale timestamps, an event
-//! whose sink fails twice before it succeeds, and one that can't be decrypted ([`plan`]). What arrives is counted apart
-//! from the processor ([`witness`]); [`books`] says whether it adds up.
+//! whose sink fails twice before it succeeds, and one that can't be decrypted (`plan`). What arrives is counted apart
+//! from the processor (`witness`); [`books`] says whether it adds up.
 
 pub mod books;
 mod conductor;

@@ -21,7 +21,7 @@ pub struct Args {
     /// Names and addresses that senders know ingest by, for its certificate; may be repeated
     #[arg(long, value_name = "HOST", value_delimiter = ',', default_value = "localhost")]
     host: Vec<String>,
-    /// Where senders reach the source; its path becomes the source's [default: https://<first host>:8443/webhook]
+    /// Where senders reach the source; its path becomes the source's [default: https://HOST:8443/webhook]
     #[arg(long)]
     url: Option<Uri>,
     /// Where events are delivered to, by HTTP [default: a file of JSON lines]

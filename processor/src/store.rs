@@ -43,7 +43,7 @@ pub struct Batch {
 pub enum StoreError {
     /// The database reported an error.
     #[error("the index cache: {0}")]
-    Database(#[from] sled::Error),
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An entry is not of the form that was written.
     #[error("the index cache holds an entry of another form")]
     Malformed,

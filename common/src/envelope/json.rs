@@ -23,7 +23,7 @@ pub(super) enum Value<'a> {
     Other,
 }
 
-/// What [`members`] found.
+/// What [`document`] found.
 #[derive(Debug)]
 pub(super) enum Document<'a> {
     /// An object, its members in order.

@@ -6,15 +6,15 @@
 
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 
 use super::client::KafkaConfig;
+use super::producer::MockContext;
 
 /// What may be unread in one partition before the cluster drops it, in bytes, with room to spare.
 pub const UNREAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A running in-process cluster. It ends, with all its data, when it is dropped.
-pub struct EmbeddedKafka(MockCluster<'static, DefaultProducerContext>);
+pub struct EmbeddedKafka(MockCluster<'static, MockContext>);
 
 impl EmbeddedKafka {
     /// Starts a cluster of one broker on a free loopback port, with these topics.

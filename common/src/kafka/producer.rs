@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 
 use super::client::{ClientError, KafkaConfig, log, log_error};
 
+/// The mock cluster is a producer inside.
+pub(super) use rdkafka::producer::DefaultProducerContext as MockContext;
+
 /// Limits of a producer.
 #[derive(Debug, Clone)]
 pub struct ProducerSettings {

@@ -5,6 +5,12 @@ use std::time::Duration;
 
 use super::{Batch, Store, StoreError, bucket_ms, chain, decode, encode};
 
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Database(Box::new(error))
+    }
+}
+
 /// A cache in a folder of its own.
 pub struct SledStore {
     db: sled::Db,
