@@ -1,8 +1,9 @@
 //! An HTTP sink that remembers everything: each request with its time and what it was answered.
 //!
-//! It checks each request as a receiver of Standard Webhooks would, with code of its own, and counts an effect when it
-//! has decided to answer with a success: whether the answer arrives is not its affair, as with any sink. How it answers
-//! and how long that takes is up to its [`Behaviour`].
+//! It checks each request as a receiver of Standard Webhooks would, with code of its own. How it answers and how long that
+//! takes is up to its [`Behaviour`]. A request that it answers with a success has an effect: for one half of them, chosen
+//! by the seed, as soon as it is there, for the other half only when it is answered, and then never if its sender was gone
+//! by then. Real sinks are of both kinds: the first shows what is repeated, the second what is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -115,19 +116,14 @@ pub struct Delivery {
     pub attempt: usize,
     /// When it came, by this process's monotonic clock.
     pub at: Duration,
-    /// What it was answered.
+    /// What it was answered, or was going to be.
     pub status: u16,
+    /// Whether it had an effect.
+    pub is_effect: bool,
     /// The media type of the payload.
     pub content_type: String,
     /// The payload.
     pub payload: Bytes,
-}
-
-impl Delivery {
-    /// Whether it had an effect.
-    pub fn is_effect(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
 }
 
 /// See the module. Clones are the same sink.
@@ -151,6 +147,23 @@ struct Seen {
     effects: BTreeSet<String>,
     violations: Vec<String>,
     seed: Seed,
+}
+
+impl Seen {
+    /// The effect of a request.
+    fn apply(&mut self, index: usize) {
+        let delivery = &mut self.deliveries[index];
+        delivery.is_effect = true;
+        self.effects.insert(delivery.webhook_id.clone());
+    }
+}
+
+/// What becomes of a request.
+struct Decision {
+    reply: Reply,
+    delay: Duration,
+    /// The delivery that has its effect when it is answered.
+    applies: Option<usize>,
 }
 
 impl RecordingSink {
@@ -210,7 +223,7 @@ impl RecordingSink {
     /// How often each event had an effect, by `webhook-id`.
     pub fn effects(&self) -> BTreeMap<String, usize> {
         let mut effects = BTreeMap::new();
-        for delivery in self.seen().deliveries.iter().filter(|delivery| delivery.is_effect()) {
+        for delivery in self.seen().deliveries.iter().filter(|delivery| delivery.is_effect) {
             *effects.entry(delivery.webhook_id.clone()).or_default() += 1;
         }
         effects
@@ -259,8 +272,12 @@ impl RecordingSink {
         let Ok(body) = body.collect().await else {
             return Response::new(Full::default());
         };
-        let (reply, delay) = self.decide(&head, body.to_bytes());
+        let Decision { reply, delay, applies } = self.decide(&head, body.to_bytes());
         tokio::time::sleep(delay).await;
+        if let Some(index) = applies {
+            // Not reached if the sender was gone by now.
+            self.seen().apply(index);
+        }
         let mut response = Response::builder().status(reply.status);
         if let Some(seconds) = reply.retry_after_s {
             response = response.header(RETRY_AFTER, seconds);
@@ -268,8 +285,8 @@ impl RecordingSink {
         response.body(Full::default()).expect("a status and a number make a response")
     }
 
-    /// Notes a request, and decides about it. From here on its effect has happened.
-    fn decide(&self, head: &Parts, payload: Bytes) -> (Reply, Duration) {
+    /// Notes a request, and decides about it.
+    fn decide(&self, head: &Parts, payload: Bytes) -> Decision {
         let behaviour = self.0.behaviour.lock().expect("nothing panics while it sets a behaviour").clone();
         let verified = self.verify(head, &payload);
         let mut seen = self.seen();
@@ -277,7 +294,7 @@ impl RecordingSink {
             Ok(webhook_id) => webhook_id,
             Err(error) => {
                 seen.violations.push(error.to_string());
-                return (Reply::status(401), Duration::ZERO);
+                return Decision { reply: Reply::status(401), delay: Duration::ZERO, applies: None };
             }
         };
         let event_id = event_id(&payload);
@@ -294,15 +311,22 @@ impl RecordingSink {
             attempt,
             at: self.0.clock.monotonic(),
             status: reply.status,
+            is_effect: false,
             content_type: text(head, &CONTENT_TYPE).unwrap_or_default().to_owned(),
             payload,
         };
-        if delivery.is_effect() {
-            seen.effects.insert(delivery.webhook_id.clone());
-        }
+        let index = seen.deliveries.len();
         seen.deliveries.push(delivery);
         let delay = Duration::from_millis(seen.seed.within(behaviour.delay_ms));
-        (reply, delay)
+        let applies = if !(200..300).contains(&reply.status) {
+            None
+        } else if seen.seed.choose(2) == 0 {
+            seen.apply(index);
+            None
+        } else {
+            Some(index)
+        };
+        Decision { reply, delay, applies }
     }
 
     /// Standard Webhooks, from its specification: the `webhook-id` of a request that is rightly signed.

@@ -56,7 +56,7 @@ fn tests(arguments: &[String], state: &Path) -> Result<()> {
     environment.push(("SEALSTREAM_XTASK".into(), workspace::program()?.display().to_string()));
 
     let mut command = workspace::cargo();
-    command.args(["test", "--locked"]);
+    command.args(["test", "--locked", "--no-fail-fast"]);
     if !names_package(arguments) {
         command.arg("--workspace");
     }

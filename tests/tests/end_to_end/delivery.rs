@@ -2,11 +2,15 @@
 
 use anyhow::{Context, Result};
 use common::envelope::Format;
+use http::HeaderValue;
 use serde_json::Value;
 use tests::client::payload;
 use tests::plan::Plan;
 use tests::sink::Behaviour;
 use tokio::process::Command;
+
+/// A trace context as a sender may give it: not signed, only passed on.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_arrives_at_http_kafka_and_file_in_both_formats() -> Result<()> {
@@ -15,8 +19,12 @@ async fn an_event_arrives_at_http_kafka_and_file_in_both_formats() -> Result<()>
     plan.run(async |stack| {
         let ids = [("evt-native-1", Format::Native), ("evt-jwe-1", Format::Jwe)];
         for (id, format) in ids {
-            let answer = stack.client(0, "acme", format)?.offer(id, payload(id).as_bytes()).await?;
+            let client = stack.client(0, "acme", format)?;
+            let mut signed = client.prepare(id, payload(id).as_bytes())?;
+            signed.headers.insert("traceparent", HeaderValue::from_static(TRACEPARENT));
+            let answer = client.post(signed).await?;
             assert_eq!((answer.status, answer.says.as_str()), (200, "received"));
+            stack.ledger().event("acme", id);
         }
         stack.settled().await?;
 
@@ -38,6 +46,7 @@ async fn an_event_arrives_at_http_kafka_and_file_in_both_formats() -> Result<()>
             assert_eq!(header("ce_id"), Some(id));
             assert_eq!(header("ce_source"), Some("acme"));
             assert_eq!(header("ce_type"), Some("order.paid"));
+            assert_eq!(header("ce_traceparent"), Some(TRACEPARENT));
             assert_eq!(header("ce_webhookid"), Some(deliveries[0].webhook_id.as_str()));
             let time = header("ce_time").context("ce_time is missing")?;
             assert!(time.len() >= 20 && time.ends_with('Z'), "{time} is not of RFC 3339");
