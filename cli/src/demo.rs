@@ -99,31 +99,48 @@ pub async fn run(args: &Args) -> Result<Verdict> {
     tell_kafka(&kafka);
     let run = Run { requests: usize::try_from(args.events)?, at_once: usize::from(args.concurrency), kafka };
     let signals = Group::new();
-    let performed = tokio::select! {
-        performed = perform(&run) => performed?,
-        () = signals.on_signals() => bail!("interrupted"),
-    };
+    let performance = unless_asked_to_end(&signals, Performance::set(&run)).await?;
+    let performed = unless_asked_to_end(&signals, performance.perform(run.at_once)).await;
+    if let Err(error) = performed {
+        // In order, unless that is interrupted too.
+        unless_asked_to_end(&signals, performance.stage.strike()).await?;
+        return Err(error);
+    }
     let report = if args.keep {
         // Whatever comes later is not in the books.
-        let report = performed.report();
+        let report = performance.report();
         tell(args, &report);
-        keep(args, performed, &signals).await?;
+        keep(args, performance, &signals).await?;
         report
     } else {
-        let report = performed.end().await?;
+        let report = unless_asked_to_end(&signals, performance.end()).await?;
         tell(args, &report);
         report
     };
     Ok(Verdict::good_if(report.books.conserved))
 }
 
-/// A run from its beginning to its end, with the books made after everything was taken down.
-pub async fn play(run: &Run) -> Result<Report> {
-    perform(run).await?.end().await
+async fn unless_asked_to_end<T>(signals: &Group, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = signals.on_signals() => bail!("interrupted"),
+    }
 }
 
-/// A run whose requests have all ended.
-struct Performed {
+/// A run from its beginning to its end, with the books made after everything was taken down.
+pub async fn play(run: &Run) -> Result<Report> {
+    let performance = Performance::set(run).await?;
+    match performance.perform(run.at_once).await {
+        Ok(()) => performance.end().await,
+        Err(error) => {
+            performance.stage.strike().await?;
+            Err(error)
+        }
+    }
+}
+
+/// A run.
+struct Performance {
     stage: Stage,
     before: Counts,
     witness: Arc<Witness>,
@@ -131,26 +148,29 @@ struct Performed {
     requests: usize,
 }
 
-/// Brings everything up, sends everything and waits for its end.
-async fn perform(run: &Run) -> Result<Performed> {
-    let (clock, metrics) = (Clock::system(), install_metrics());
-    let before = Counts::read(&metrics);
-    let (witness, ledger) = (Witness::new(run.requests, clock.clone()), Ledger::new(run.requests));
-    let stage = Stage::set(&run.kafka, &witness, clock.clone(), metrics).await?;
+impl Performance {
+    /// Brings everything up.
+    async fn set(run: &Run) -> Result<Self> {
+        let (clock, metrics) = (Clock::system(), install_metrics());
+        let before = Counts::read(&metrics);
+        let (witness, ledger) = (Witness::new(run.requests, clock.clone()), Ledger::new(run.requests));
+        let stage = Stage::set(&run.kafka, &witness, clock, metrics).await?;
+        Ok(Self { stage, before, witness, ledger, requests: run.requests })
+    }
 
-    let conductor = Conductor::new(&stage, before, witness.clone(), ledger.clone(), run.requests);
-    let config = SenderConfig::load(Some(&stage.sender()))?;
-    let sending = Sending::new(&config, ledger.clone(), clock, conductor.open())?;
-    // The first goes alone: once it has arrived everywhere, every group has its partitions.
-    conductor.during(sending.send(1, 1)).await.context("sending the first request")?;
-    conductor.settle().await?;
-    conductor.during(sending.send(run.requests, run.at_once)).await.context("sending")?;
-    conductor.settle().await?;
-    conductor.end();
-    Ok(Performed { stage, before, witness, ledger, requests: run.requests })
-}
+    /// Sends everything and waits until all of it has ended.
+    async fn perform(&self, at_once: usize) -> Result<()> {
+        let Self { stage, before, witness, ledger, requests } = self;
+        let conductor = Conductor::new(stage, *before, witness.clone(), ledger.clone(), *requests);
+        let config = SenderConfig::load(Some(&stage.sender()))?;
+        let sending = Sending::new(&config, ledger.clone(), stage.clock.clone(), conductor.open())?;
+        // The first goes alone: once it has arrived everywhere, every group has its partitions.
+        conductor.during(sending.send(1, 1)).await.context("sending the first request")?;
+        conductor.settle().await?;
+        conductor.during(sending.send(*requests, at_once)).await.context("sending")?;
+        conductor.settle().await
+    }
 
-impl Performed {
     /// Takes everything down, then makes the books: after that nothing can change them.
     async fn end(self) -> Result<Report> {
         let Self { stage, before, witness, ledger, requests } = self;
@@ -226,8 +246,8 @@ fn tell(args: &Args, report: &Report) {
 }
 
 /// Stays up until the process is asked to end.
-async fn keep(args: &Args, performed: Performed, signals: &Group) -> Result<()> {
-    let Performed { stage, witness, .. } = performed;
+async fn keep(args: &Args, performance: Performance, signals: &Group) -> Result<()> {
+    let Performance { stage, witness, .. } = performance;
     let program = std::env::current_exe().map_or_else(|_| "sealstream".to_owned(), |path| path.display().to_string());
     let text = format!(
         "\nready: {program} send --config {} --data '{{\"id\":\"evt_1\",\"type\":\"hello\"}}'
@@ -251,5 +271,5 @@ async fn keep(args: &Args, performed: Performed, signals: &Group) -> Result<()> 
         say::line(text);
     }
     signals.on_signals().await;
-    stage.strike().await
+    unless_asked_to_end(signals, stage.strike()).await
 }

@@ -21,9 +21,13 @@ pub mod source;
 pub mod topics;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use common::config::{EXIT_STATUS, Mistakes};
+
+/// How long calls that block may take to end when a command is done.
+const END_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The last lines of `sealstream help`.
 const STATUSES: &str = "\
@@ -101,7 +105,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Demo(args) => demo::run(&args).await,
             Command::Send(args) => send::run(&args).await,
@@ -110,7 +114,10 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_) | Command::Source(_) => unreachable!("done above"),
         }
-    })
+    });
+    // What still blocks after that has nothing to say any more.
+    runtime.shutdown_timeout(END_DEADLINE);
+    outcome
 }
 
 #[cfg(test)]

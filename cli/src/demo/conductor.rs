@@ -12,7 +12,7 @@ use anyhow::Result;
 use common::clock::Clock;
 use common::kafka::embedded::UNREAD_BYTES_MAX;
 use common::telemetry::Metrics;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use processor::metrics::RECORDS;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -110,7 +110,7 @@ impl<'a> Conductor<'a> {
         events: usize,
     ) -> Self {
         // Indicatif draws on standard error, and only if that is a terminal.
-        let bar = ProgressBar::new(events as u64);
+        let bar = ProgressBar::new(events as u64).with_finish(ProgressFinish::AndClear);
         let style = ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} requests ended · {per_sec} · {msg}");
         bar.set_style(style.expect("the template is fixed"));
         let open = watch::Sender::new(true);
@@ -156,11 +156,6 @@ impl<'a> Conductor<'a> {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// Takes the progress bar away.
-    pub(super) fn end(&self) {
-        self.bar.finish_and_clear();
     }
 
     /// The processor's counts of this run.

@@ -21,6 +21,7 @@ use data_encoding::HEXLOWER;
 use http::Uri;
 use processor::config::Config;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::witness::{Tail, Watch, Witness};
 use crate::deployment::{self, DEFAULT_PATH, INGEST, MainSink, Options, PROCESSOR, SENDER, SINK_SECRET};
@@ -114,9 +115,13 @@ impl Stage {
         let processor = processor::start(config.clone(), deps).await.context("starting the processor")?;
         let real = cluster.is_some();
         let stage = Self { clock, metrics, ingest, processor, config, edge, sinks, watch, doubt, real, embedded, dir };
-        stage.tell_sender()?;
-        stage.ready().await?;
-        Ok(stage)
+        match stage.ready().await {
+            Ok(()) => Ok(stage),
+            Err(error) => {
+                stage.strike().await?;
+                Err(error)
+            }
+        }
     }
 
     /// Where the source's events go.
@@ -161,8 +166,8 @@ impl Stage {
         let Self { processor, config, edge, sinks, watch, real, embedded, dir, .. } = self;
         edge.cancel();
         let mut ended = edge.wait(END_DEADLINE).await;
-        processor.stop().await;
-        let read = watch.finish().await;
+        ended &= timeout(END_DEADLINE, processor.stop()).await.is_ok();
+        let read = timeout(END_DEADLINE, watch.finish()).await.context("it takes too long");
         sinks.cancel();
         ended &= sinks.wait(END_DEADLINE).await;
         if real {
@@ -171,11 +176,12 @@ impl Stage {
         // The cluster's threads are joined.
         tokio::task::block_in_place(|| drop(embedded));
         dir.close().context("removing the temporary folder")?;
-        read.context("reading the output topic")?;
+        read.flatten().context("reading the output topic to its end")?;
         if ended { Ok(()) } else { Err(anyhow!("not everything ended within {END_DEADLINE:?}")) }
     }
 
     async fn ready(&self) -> Result<()> {
+        self.tell_sender()?;
         let deadline = self.clock.monotonic() + READY_DEADLINE;
         while !(self.ingest.health().ready() && self.processor.health().ready()) {
             self.runs()?;
@@ -285,8 +291,12 @@ fn watch(config: &Config, witness: &Arc<Witness>) -> Result<Watch> {
 fn die(doubt: &Arc<std::sync::Mutex<Option<String>>>) -> common::kafka::consumer::Die {
     let doubt = doubt.clone();
     Arc::new(move |Doubt(why)| {
-        tracing::error!(why, "the processor is in doubt");
-        doubt.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(why);
+        // It goes on to say so until the process ends.
+        let mut doubt = doubt.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if doubt.is_none() {
+            tracing::error!(why, "the processor is in doubt");
+            *doubt = Some(why);
+        }
     })
 }
 
