@@ -237,25 +237,41 @@ fn tell(args: &Args, report: &Report) {
     let paint = say::Paint::for_stdout();
     say::line(format_args!(
         "\n{}
-  sealstream demo --keep          stay up and send by hand
-  sealstream demo --kafka real    the same on a real broker
-  sealstream init DIR             a deployment of your own: configuration, keys, a development CA
-  ARCHITECTURE.md                 why the books balance, also when processes are killed",
-        paint.strong("Where to look next:")
+  {called} demo --keep
+      stay up and send by hand
+  {called} demo --kafka real
+      the same on a real broker
+  {program} init DIR
+      a deployment of your own: configuration, keys, a development CA
+  ARCHITECTURE.md
+      why the books balance, also when processes are killed",
+        paint.strong("Where to look next:"),
+        called = called(),
+        program = program()
     ));
+}
+
+/// What was typed to run this: the name of a program that runs us for the user, if there is one.
+fn called() -> String {
+    std::env::args_os().next().map_or_else(program, |name| name.display().to_string())
+}
+
+/// This program.
+fn program() -> String {
+    std::env::current_exe().map_or_else(|_| "sealstream".to_owned(), |path| path.display().to_string())
 }
 
 /// Stays up until the process is asked to end.
 async fn keep(args: &Args, performance: Performance, signals: &Group) -> Result<()> {
     let Performance { stage, witness, .. } = performance;
-    let program = std::env::current_exe().map_or_else(|_| "sealstream".to_owned(), |path| path.display().to_string());
     let text = format!(
-        "\nready: {program} send --config {} --data '{{\"id\":\"evt_1\",\"type\":\"hello\"}}'
+        "\nready: {} send --config {} --data '{{\"id\":\"evt_1\",\"type\":\"hello\"}}'
   events go to      {} (send one twice: the second is recognised)
   the HTTP sink     prints what it gets, here
   the Kafka sink    kcat -b {} -t {} -C -f '%h %s\\n'
   metrics           http://{}/metrics (ingest), http://{}/metrics (processor)
   end with Ctrl-C",
+        program(),
         stage.sender().display(),
         stage.url(),
         stage.bootstrap(),

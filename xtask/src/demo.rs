@@ -2,6 +2,7 @@
 
 use crate::{compile, service::Service, workspace};
 use anyhow::{Context, Result};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -9,7 +10,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     compile::quietly("building Sealstream", "sealstream")?;
     let kafka = wants_kafka(arguments) && workspace::setting("KAFKA_BOOTSTRAP").is_none();
     let mut command = Command::new(workspace::binaries()?.join("sealstream"));
-    command.arg("demo").args(arguments);
+    // What it says of itself is what the user types.
+    command.arg0("./x").arg("demo").args(arguments);
     let status =
         if kafka { beside_kafka(&mut command)? } else { command.status().context("running the demonstration")? };
     // The books of the demonstration decide; it has said why.
