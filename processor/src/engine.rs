@@ -219,6 +219,23 @@ impl<W: Work> Engine<W> {
         self.waker.wake();
     }
 
+    /// Takes a record that was read, or holds it if it is too early. There is room for one.
+    fn take(self: &Arc<Self>, at: &TopicPartition, record: Held<W::Item>) -> More {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        // While its partition leaves, a record is left to the next owner.
+        let Some(slot) = state.slots.get(at) else { return More::NotNow };
+        if slot.fenced {
+            return More::NotNow;
+        }
+        let Some(held) = self.admit(state, at, record) else { return More::Yes };
+        if let Some(slot) = state.slots.get_mut(at) {
+            // The next would take its place, and it would count as a gap.
+            slot.held = Some(held);
+        }
+        More::NotNow
+    }
+
     /// Puts one record through the core and starts its run. Gives the record back if it is too early.
     fn admit(
         self: &Arc<Self>,
@@ -402,20 +419,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         let engine = &self.0;
         let Some(lane) = engine.lane_of(at) else { return More::NotNow };
         let inspected = engine.work.inspect(&engine.lanes[lane].lane, &record);
-        let record = Held { offset: record.offset(), time_ms: record.time_ms(), inspected };
-        let mut guard = engine.state.lock();
-        let state = &mut *guard;
-        // While its partition leaves, a record is left to the next owner.
-        let Some(slot) = state.slots.get(at) else { return More::NotNow };
-        if slot.fenced {
-            return More::NotNow;
-        }
-        let Some(held) = engine.admit(state, at, record) else { return More::Yes };
-        if let Some(slot) = state.slots.get_mut(at) {
-            // There is room for one: the next would take its place, and it would count as a gap.
-            slot.held = Some(held);
-        }
-        More::NotNow
+        engine.take(at, Held { offset: record.offset(), time_ms: record.time_ms(), inspected })
     }
 
     fn fence(&self, partitions: &[TopicPartition]) {
@@ -504,3 +508,6 @@ impl<W: Work> Handler for EngineHandler<W> {
         self.0.dirty.load(Ordering::SeqCst)
     }
 }
+
+#[cfg(test)]
+mod tests;

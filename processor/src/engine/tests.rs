@@ -1,0 +1,232 @@
+//! The engine alone: records go in by hand, runs end when the test says so, commits are acknowledged by hand.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::*;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+const PERMITS: usize = 4;
+const DELAY_MS: u64 = 10_000;
+
+/// Runs wait until the test ends them.
+#[derive(Default)]
+struct ByHand {
+    under_way: Mutex<HashMap<i64, oneshot::Sender<Option<Outcome>>>>,
+    started: Mutex<Vec<i64>>,
+}
+
+impl Work for Arc<ByHand> {
+    type Item = i64;
+
+    fn inspect(&self, _: &Lane, _: &Incoming<'_>) -> Inspected<i64> {
+        unreachable!("the tests take records as they are after their inspection")
+    }
+
+    async fn run(&self, _: Turn, offset: i64) -> Option<Outcome> {
+        let (end, ended) = oneshot::channel();
+        self.under_way.lock().insert(offset, end);
+        self.started.lock().push(offset);
+        ended.await.expect("the test ends every run that it waits for")
+    }
+}
+
+struct Bench {
+    work: Arc<ByHand>,
+    engine: Arc<Engine<Arc<ByHand>>>,
+    handler: EngineHandler<Arc<ByHand>>,
+    hand: common::clock::ManualClock,
+    tick_ms: Arc<AtomicU64>,
+    at: TopicPartition,
+}
+
+impl Bench {
+    /// An engine that owns one empty partition of one lane.
+    fn new(delay_ms: u64, window: u32) -> Self {
+        let (clock, hand) = Clock::manual(NOW_MS);
+        let lane = Lane {
+            topic: Topic::Events,
+            name: "events".into(),
+            sink: "main".to_owned(),
+            delay_ms,
+            permits: PERMITS,
+            concurrency: PERMITS,
+        };
+        let settings = EngineSettings {
+            window,
+            drain_deadline: Duration::from_secs(15),
+            session: Duration::from_secs(45),
+            dispatch_timeout: Duration::from_secs(10),
+        };
+        let die: Die = Arc::new(|Doubt(why)| panic!("in doubt: {why}"));
+        let surroundings = Surroundings { clock, tasks: Tasks::new(), runtime: Handle::current(), die };
+        let work = Arc::new(ByHand::default());
+        let engine = Engine::new(work.clone(), vec![lane], settings, surroundings, None, Waker::new())
+            .expect("the session leaves time to send in");
+        let tick_ms = Arc::new(AtomicU64::new(0));
+        engine.watch_tick(tick_ms.clone());
+        let at = TopicPartition { topic: "events".into(), partition: 3 };
+        let bench = Self { work, handler: EngineHandler(engine.clone()), engine, hand, tick_ms, at };
+        bench.assign(0, "");
+        bench.commit();
+        bench
+    }
+
+    fn assign(&self, base: i64, metadata: &str) {
+        let assigned = Assigned { at: self.at.clone(), base, metadata: metadata.to_owned(), low: 0, high: i64::MAX };
+        self.handler.assigned(vec![assigned]);
+    }
+
+    /// A commit that is acknowledged: what it said.
+    fn commit(&self) -> Commit {
+        let commits = self.handler.snapshot(None);
+        self.handler.committed(&commits, self.engine.surroundings.clock.monotonic());
+        commits.into_iter().next().expect("a partition is owned")
+    }
+
+    fn room(&self) -> usize {
+        self.handler.room(&self.at)
+    }
+
+    /// A record of the age that a lane's delay makes due.
+    fn offer(&self, offset: i64, time_ms: u64) -> More {
+        self.engine.take(&self.at, Held { offset, time_ms, inspected: Inspected::Run { key: None, item: offset } })
+    }
+
+    fn advance(&self, by: Duration) {
+        self.hand.advance(by);
+        self.tick_ms
+            .store(u64::try_from(self.engine.surroundings.clock.monotonic().as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Lets the tasks run until the test sees what it waits for.
+    async fn until(&self, what: &str, mut seen: impl FnMut() -> bool) {
+        for _ in 0..10_000 {
+            if seen() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("this did not come about: {what}");
+    }
+
+    async fn started(&self, offset: i64) {
+        self.until("a run starts", || self.work.under_way.lock().contains_key(&offset)).await;
+    }
+
+    async fn end(&self, offset: i64, outcome: Option<Outcome>) {
+        self.started(offset).await;
+        let sending = self.sending();
+        let end = self.work.under_way.lock().remove(&offset).expect("it was waited for");
+        end.send(outcome).expect("the run waits");
+        self.until("a run ends", || self.sending() < sending).await;
+    }
+
+    fn sending(&self) -> usize {
+        let state = self.engine.state.lock();
+        Engine::<Arc<ByHand>>::sending(&state, std::slice::from_ref(&self.at))
+    }
+}
+
+#[tokio::test]
+async fn a_lane_holds_one_record_that_is_not_due_and_takes_no_other() {
+    let bench = Bench::new(DELAY_MS, 1024);
+    assert!(bench.room() > 0);
+    assert_eq!(bench.offer(0, NOW_MS), More::NotNow, "it is held");
+    assert_eq!(bench.room(), 0, "another would take its place");
+    bench.advance(Duration::from_millis(DELAY_MS - 1));
+    assert_eq!(bench.room(), 0, "one millisecond early");
+    assert!(bench.work.started.lock().is_empty());
+    bench.advance(Duration::from_millis(1));
+    assert!(bench.room() > 0, "it is due: the held one goes first");
+    assert_eq!(bench.offer(1, NOW_MS), More::Yes);
+    bench.end(0, Some(Outcome::Delivered)).await;
+    bench.end(1, Some(Outcome::Delivered)).await;
+    assert_eq!(*bench.work.started.lock(), [0, 1]);
+    assert_eq!(bench.commit().base, 2);
+}
+
+#[tokio::test]
+async fn a_record_past_the_window_is_held_until_the_oldest_is_complete() {
+    // The narrowest window; offsets may have gaps, so few permits can span it.
+    let bench = Bench::new(0, 64);
+    assert_eq!(bench.offer(0, NOW_MS), More::Yes);
+    assert_eq!(bench.offer(63, NOW_MS), More::Yes, "the last of the window");
+    assert_eq!(bench.offer(64, NOW_MS), More::NotNow, "one past it");
+    assert_eq!(bench.room(), 0);
+    bench.end(63, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.room(), 0, "the oldest is still open");
+    bench.end(0, Some(Outcome::Delivered)).await;
+    assert!(bench.room() > 0);
+    bench.end(64, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 65);
+}
+
+#[tokio::test]
+async fn a_permit_comes_back_with_the_commit_and_not_with_the_answer() {
+    let bench = Bench::new(0, 1024);
+    for offset in 0..4 {
+        assert!(bench.room() > 0, "{offset}");
+        bench.offer(offset, NOW_MS);
+    }
+    assert_eq!(bench.room(), 0, "all permits are taken");
+    for offset in 0..4 {
+        bench.end(offset, Some(Outcome::Delivered)).await;
+    }
+    assert_eq!(bench.room(), 0, "answered, but a crash now would repeat them");
+    let unanswered = bench.handler.snapshot(None);
+    assert_eq!((unanswered[0].base, bench.room()), (4, 0), "sent, but not acknowledged");
+    bench.commit();
+    assert_eq!(bench.room(), PERMITS);
+}
+
+#[tokio::test]
+async fn nothing_starts_without_a_lease_nor_once_it_is_fenced() {
+    let bench = Bench::new(0, 1024);
+    // The commit that `new` made is a whole term ago: 45 s less 10 s for a dispatch and 5 s of margin.
+    bench.advance(Duration::from_secs(30));
+    bench.offer(0, NOW_MS);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.work.started.lock().is_empty(), "the lease is over");
+    bench.commit();
+    bench.started(0).await;
+    bench.handler.fence(std::slice::from_ref(&bench.at));
+    assert_eq!((bench.room(), bench.offer(1, NOW_MS)), (0, More::NotNow), "left to the next owner");
+    bench.end(0, Some(Outcome::Delivered)).await;
+    bench.handler.drain(std::slice::from_ref(&bench.at));
+    assert_eq!(bench.commit().base, 1, "what was under way still counts");
+}
+
+#[tokio::test]
+async fn a_run_of_an_earlier_ownership_completes_nothing() {
+    let bench = Bench::new(0, 1024);
+    bench.offer(0, NOW_MS);
+    bench.started(0).await;
+    // Lost and given back: the record is read again, by a new run.
+    let partitions = std::slice::from_ref(&bench.at);
+    bench.handler.fence(partitions);
+    bench.handler.revoked(partitions);
+    bench.assign(0, "");
+    bench.commit();
+    let late = bench.work.under_way.lock().remove(&0).expect("it is under way");
+    late.send(Some(Outcome::Delivered)).expect("the run waits");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.commit().base, 0);
+    assert_eq!(bench.offer(0, NOW_MS), More::Yes);
+    bench.end(0, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 1);
+    assert_eq!(bench.room(), PERMITS, "no permit is left with the earlier one");
+}
+
+#[tokio::test]
+async fn a_run_without_an_outcome_stays_open() {
+    let bench = Bench::new(0, 1024);
+    bench.offer(0, NOW_MS);
+    bench.end(0, None).await;
+    assert_eq!(bench.commit().base, 0, "it is replayed by whoever owns the partition next");
+}
