@@ -1,1 +1,4 @@
-//! Criterion benches.
+//! Criterion benches of single functions (`benches/`), and runs of the shipped binaries beside bare loops (`src/bin/`).
+
+pub mod floor;
+pub mod usage;

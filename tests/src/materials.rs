@@ -32,13 +32,18 @@ pub struct Materials {
 }
 
 impl Materials {
+    /// What was made in a folder before.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// Makes everything for these sources and sinks in a folder.
     pub fn create<'a>(
         dir: &Path,
         sources: impl IntoIterator<Item = &'a str>,
         sinks: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self> {
-        let materials = Self { dir: dir.to_owned() };
+        let materials = Self::at(dir);
         fs::create_dir_all(dir.join("secrets"))?;
         fs::create_dir_all(dir.join("tls"))?;
         for name in ["edge-1", "core-1", "id-1"] {

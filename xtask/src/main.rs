@@ -4,6 +4,7 @@
 //! processes that it started itself, by their recorded ids.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod ci;
 mod compile;
 mod demo;
@@ -56,7 +57,14 @@ enum Step {
         #[arg(long, default_value = symbols::DEV)]
         profile: String,
     },
-    /// All of the above, with the time that each took
+    /// Run the shipped binaries, built for release, beside bare loops on a real Kafka
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Handed to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Lint, deps, symbols and test, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
@@ -73,6 +81,7 @@ fn main() -> ExitCode {
         Step::Lint => lint::run(),
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
+        Step::Bench { arguments } => bench::run(&arguments),
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),

@@ -21,8 +21,8 @@ const APART: &[(&str, &[&str])] = &[
     ("processor", &["ingest", "sealstream"]),
     ("common", &["open", "sender", "ingest", "processor", "sealstream"]),
 ];
-/// Nothing depends on these.
-const TOPS: &[&str] = &["sealstream", "tests", "benches", "xtask"];
+/// `(crate, who may depend on it)`: nothing that is shipped does.
+const TOPS: &[(&str, &[&str])] = &[("sealstream", &[]), ("tests", &["benches"]), ("benches", &[]), ("xtask", &[])];
 /// `(crate, crates that it does reach)`: were these not found, the search itself would be broken.
 const TOGETHER: &[(&str, &[&str])] = &[("processor", &["open", "aes-gcm"]), ("sealstream", &["open", "sender"])];
 /// What Sealstream is built on: each a direct dependency of a crate that is shipped.
@@ -69,8 +69,8 @@ fn reach(graph: &Graph, wrong: &mut Vec<String>) {
         let lost = together.iter().filter(|name| !reached.contains(*name));
         wrong.extend(lost.map(|name| format!("{from} should reach {name}: is this check broken?")));
     }
-    for top in TOPS {
-        let users = graph.users(top);
+    for (top, allowed) in TOPS {
+        let users = graph.users(top).filter(|user| !allowed.contains(&user.name.as_str()));
         wrong.extend(users.map(|user| format!("{} must not depend on {top}", user.name)));
     }
 }
