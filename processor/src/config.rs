@@ -12,6 +12,7 @@ use common::telemetry::LogConfig;
 use common::topics::{Delay, Group, Prefix, Topic};
 use serde::Deserialize;
 
+use crate::core::index;
 use crate::core::lease::Lease;
 use crate::core::progress::WINDOW_MAX;
 use crate::core::schedule::Schedule;
@@ -315,6 +316,9 @@ impl Check for Config {
         if self.dedup.window.is_zero() {
             mistake("dedup.window", "must not be zero");
         }
+        if self.dedup.window > index::WINDOW_MAX {
+            mistake("dedup.window", "must be 45d or less: the index keeps times in 32 bits of milliseconds");
+        }
         if self.dedup.age_max >= self.topics.retention {
             mistake("dedup.age_max", "must be less than topics.retention");
         }
@@ -445,6 +449,14 @@ topic = "events"
         assert_eq!(config.pipeline_topics().len(), 3 + 2 * 4);
         assert_eq!(config.groups().len(), 5);
         assert_eq!(config.dedup.window, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn the_window_ends_where_the_index_can_not_tell_times_apart() {
+        let window = |text| load(&format!("{GOOD}[dedup]\nwindow = \"{text}\"\n[topics]\nretention = \"90d\"\n"));
+        assert!(window("45d").is_ok());
+        let mistakes = window("46d").unwrap_err();
+        assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), ["dedup.window"]);
     }
 
     #[test]

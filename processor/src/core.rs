@@ -11,3 +11,4 @@ pub mod lease;
 pub mod partition;
 pub mod progress;
 pub mod schedule;
+pub mod table;

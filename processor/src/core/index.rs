@@ -7,11 +7,17 @@
 //! The *owner* of an id is the offset of the record that is delivered for it. `owner == o` is a replay after a crash and
 //! must be delivered; `owner < o` is a repeat.
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use common::id::KeyedId;
-use hashbrown::HashMap;
+
+use super::table::{Known, Table};
+
+/// Widest window: the table keeps times in 32 bits of milliseconds, 49 days, and needs some slack to move on.
+pub const WINDOW_MAX: Duration = Duration::from_secs(45 * 24 * 3600);
+
+/// How many rounds of sweeping a window has: an expired id leaves a twentieth of the window late at most.
+const ROUNDS: u64 = 20;
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,29 +39,26 @@ pub struct Entry {
     pub seen_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    owner: i64,
-    seen_ms: u64,
-}
-
 /// The ids of one partition within the window.
 #[derive(Debug)]
 pub struct Index {
-    ids: HashMap<KeyedId, Known, BuildHasherDefault<IdHasher>>,
+    ids: Table,
     window_ms: u64,
     /// Offsets below this are in the index.
     high: i64,
     /// The largest time seen.
     time_ms: u64,
-    swept_ms: u64,
+    /// When the round of sweeping began, and how many segments it has done.
+    round_ms: u64,
+    swept: usize,
 }
 
 impl Index {
-    /// An empty index that covers everything below `high`.
+    /// An empty index that covers everything below `high`. The window is [`WINDOW_MAX`] at most: the configuration
+    /// refuses more.
     pub fn new(window: Duration, high: i64) -> Self {
-        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        Self { ids: HashMap::default(), window_ms, high, time_ms: 0, swept_ms: 0 }
+        let window_ms = u64::try_from(window.min(WINDOW_MAX).as_millis()).expect("45 days of milliseconds");
+        Self { ids: Table::default(), window_ms, high, time_ms: 0, round_ms: 0, swept: 0 }
     }
 
     /// One past the last offset that the index covers.
@@ -73,11 +76,26 @@ impl Index {
         self.ids.is_empty()
     }
 
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.ids.bytes()
+    }
+
+    /// Whether it has seen more than a window past a time. Then it may have forgotten, or given a new owner, what the
+    /// verdict on records of that time depends on: it is of no use to replay them.
+    pub fn is_ahead_of(&self, time_ms: u64) -> bool {
+        self.oldest() > time_ms
+    }
+
     /// Takes over an entry from a store. In the order in which they were made.
     pub fn restore(&mut self, entry: Entry, next: i64) {
-        self.time_ms = self.time_ms.max(entry.seen_ms);
-        self.ids.insert(entry.id, Known { owner: entry.owner, seen_ms: entry.seen_ms });
         self.high = self.high.max(next);
+        self.time_ms = self.time_ms.max(entry.seen_ms);
+        let oldest = self.oldest();
+        if entry.seen_ms >= oldest {
+            self.ids.update(entry.id, oldest, |_| Known { owner: entry.owner, seen_ms: entry.seen_ms });
+        }
+        self.sweep();
     }
 
     /// Says that nothing below `high` is missing, though nothing of it may be here (expired, or not records).
@@ -101,7 +119,7 @@ impl Index {
             let owner = [Some(id), previous]
                 .into_iter()
                 .flatten()
-                .filter_map(|id| self.ids.get(&id))
+                .filter_map(|id| self.ids.get(id))
                 .map(|known| known.owner)
                 .min();
             return match owner {
@@ -112,125 +130,51 @@ impl Index {
         self.high = offset + 1;
         self.time_ms = self.time_ms.max(time_ms);
         let now = self.time_ms;
-        let oldest = now.saturating_sub(self.window_ms);
-        let ids = || [Some(id), previous].into_iter().flatten();
-        let owner = ids()
-            .filter_map(|id| self.ids.get(&id))
-            .filter(|known| known.seen_ms >= oldest)
-            .map(|known| known.owner)
-            .min();
-        let known = Known { owner: owner.unwrap_or(offset), seen_ms: now };
-        for id in ids() {
-            self.ids.insert(id, known);
-            changed.push(Entry { id, owner: known.owner, seen_ms: known.seen_ms });
+        let oldest = self.oldest();
+        let fresh = |known: Known| (known.seen_ms >= oldest).then_some(known.owner);
+        let mut owner = previous.and_then(|id| self.ids.get(id)).and_then(fresh);
+        let mut known = Known { owner: offset, seen_ms: now };
+        self.ids.update(id, oldest, |before| {
+            owner = owner.into_iter().chain(before.and_then(fresh)).min();
+            known.owner = owner.unwrap_or(offset);
+            known
+        });
+        if let Some(id) = previous {
+            self.ids.update(id, oldest, |_| known);
         }
+        changed.extend([Some(id), previous].into_iter().flatten().map(|id| Entry {
+            id,
+            owner: known.owner,
+            seen_ms: known.seen_ms,
+        }));
         self.sweep();
         if owner.is_some() { Verdict::Repeat } else { Verdict::Deliver }
     }
 
-    /// Drops what is older than the window, an eighth of it late at most.
+    fn oldest(&self) -> u64 {
+        self.time_ms.saturating_sub(self.window_ms)
+    }
+
+    /// Drops what is older than the window. One segment at a time, spread over the round: what holds the engine's lock
+    /// must be brief.
     fn sweep(&mut self) {
-        if self.time_ms >= self.swept_ms.saturating_add((self.window_ms / 8).max(1)) {
-            self.swept_ms = self.time_ms;
-            let oldest = self.time_ms.saturating_sub(self.window_ms);
-            self.ids.retain(|_, known| known.seen_ms >= oldest);
+        let (round, segments) = (self.window_ms / ROUNDS, self.ids.segments());
+        if self.swept >= segments && self.time_ms - self.round_ms > round {
+            (self.round_ms, self.swept) = (self.time_ms, 0);
+        }
+        let elapsed = self.time_ms - self.round_ms;
+        // In the middle of every segment's share, so that a round has ended when the next begins.
+        let due = (elapsed.saturating_mul(2).saturating_add(1)).saturating_mul(segments as u64) / (round.max(1) * 2);
+        if self.swept < segments && self.swept as u64 <= due {
+            self.ids.sweep(self.swept, self.oldest());
+            self.swept += 1;
         }
     }
-}
-
-/// Keyed ids are uniformly distributed already: eight of their bytes are the hash.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // An array writes its length, then its bytes.
-        if let Some(head) = bytes.first_chunk::<8>() {
-            self.0 = u64::from_le_bytes(*head);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {}
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: Duration = Duration::from_secs(10);
-
-    fn id(n: u8) -> KeyedId {
-        KeyedId([n; 16])
-    }
-
-    fn look(index: &mut Index, offset: i64, id: KeyedId, time_ms: u64) -> Verdict {
-        index.look(offset, id, None, time_ms, &mut Vec::new())
-    }
-
-    #[test]
-    fn an_id_is_delivered_once_and_its_own_replay_again() {
-        let mut index = Index::new(WINDOW, 0);
-        assert_eq!(look(&mut index, 0, id(1), 1000), Verdict::Deliver);
-        assert_eq!(look(&mut index, 1, id(1), 1001), Verdict::Repeat);
-        assert_eq!(look(&mut index, 0, id(1), 1000), Verdict::Deliver, "a replay of the owner");
-        assert_eq!(look(&mut index, 1, id(1), 1001), Verdict::Repeat, "a replay of the repeat");
-    }
-
-    #[test]
-    fn the_window_has_both_edges_and_slides() {
-        let mut index = Index::new(WINDOW, 0);
-        look(&mut index, 0, id(1), 1000);
-        assert_eq!(look(&mut index, 1, id(1), 11_000), Verdict::Repeat, "exactly the window");
-        assert_eq!(look(&mut index, 2, id(1), 21_000), Verdict::Repeat, "the repeat renewed it");
-        assert_eq!(look(&mut index, 3, id(1), 31_001), Verdict::Deliver, "one past it");
-    }
-
-    #[test]
-    fn time_is_made_monotonic() {
-        let mut index = Index::new(WINDOW, 0);
-        look(&mut index, 0, id(1), 50_000);
-        look(&mut index, 1, id(2), 1000);
-        assert_eq!(look(&mut index, 2, id(2), 60_000), Verdict::Repeat, "id 2 was seen at 50 000 at the earliest");
-    }
-
-    #[test]
-    fn an_id_is_known_under_the_previous_key() {
-        let mut index = Index::new(WINDOW, 0);
-        let mut changed = Vec::new();
-        assert_eq!(index.look(0, id(1), None, 1000, &mut changed), Verdict::Deliver);
-        assert_eq!(index.look(1, id(2), Some(id(1)), 1001, &mut changed), Verdict::Repeat);
-        assert_eq!(index.look(2, id(2), None, 1002, &mut changed), Verdict::Repeat, "after the rotation's window");
-        assert_eq!(changed.len(), 4);
-    }
-
-    #[test]
-    fn a_rebuilt_index_agrees() {
-        let mut live = Index::new(WINDOW, 0);
-        let mut entries = Vec::new();
-        for (offset, n) in [(0, 1), (1, 2), (2, 1), (3, 3)] {
-            let mut changed = Vec::new();
-            live.look(offset, id(n), None, 1000, &mut changed);
-            entries.extend(changed.into_iter().map(|entry| (entry, offset + 1)));
-        }
-        let mut rebuilt = Index::new(WINDOW, 0);
-        entries.into_iter().for_each(|(entry, next)| rebuilt.restore(entry, next));
-        for (offset, n, verdict) in
-            [(0, 1, Verdict::Deliver), (1, 2, Verdict::Deliver), (2, 1, Verdict::Repeat), (4, 3, Verdict::Repeat)]
-        {
-            assert_eq!(look(&mut rebuilt, offset, id(n), 1001), verdict, "offset {offset}");
-        }
-    }
-
-    #[test]
-    fn old_ids_leave() {
-        let mut index = Index::new(WINDOW, 0);
-        for offset in 0..1000 {
-            look(&mut index, offset, KeyedId((offset as u128).to_le_bytes()), u64::try_from(offset).unwrap() * 1000);
-        }
-        assert!(index.len() <= 13, "{}", index.len());
-    }
-}
+mod agrees;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
