@@ -176,6 +176,8 @@ pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
         (Topic::Retry { sink, .. }, Some(retry)) if retry.sink == *sink => {
             let mut hash = Sha256::new();
             hash.update(identity.id.0);
+            // An event that comes again after the window is another, though the first may have been parked within it.
+            hash.update(retry.first_seen_ms.to_be_bytes());
             for number in [retry.redrive, retry.attempt, retry.hop] {
                 hash.update(number.to_be_bytes());
             }
