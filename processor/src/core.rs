@@ -8,6 +8,8 @@
 
 pub mod index;
 pub mod lease;
+#[cfg(test)]
+mod model;
 pub mod partition;
 pub mod progress;
 pub mod schedule;

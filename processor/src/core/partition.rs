@@ -69,6 +69,11 @@ impl Partition {
         self.progress.next()
     }
 
+    /// The lowest offset that is not complete.
+    pub fn base(&self) -> i64 {
+        self.progress.base()
+    }
+
     /// Permits held here.
     pub fn permits(&self) -> usize {
         self.open + self.uncovered
