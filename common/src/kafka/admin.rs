@@ -113,6 +113,16 @@ impl Admin {
         Ok(Some(TopicState { partitions, replication, settings }))
     }
 
+    /// A setting of the brokers, asked of one of them; `None` if it has none of this name, or doesn't tell.
+    pub async fn broker_setting(&self, name: &str) -> Result<Option<String>, AdminError> {
+        let metadata = self.0.inner().fetch_metadata(None, DEADLINE)?;
+        let Some(broker) = metadata.brokers().first() else { return Ok(None) };
+        let options = AdminOptions::new().request_timeout(Some(DEADLINE));
+        let resources = self.0.describe_configs([&ResourceSpecifier::Broker(broker.id())], &options).await?;
+        let entries = resources.into_iter().flatten().flat_map(|resource| resource.entries);
+        Ok(entries.filter(|entry| entry.name == name).find_map(|entry| entry.value))
+    }
+
     /// The cluster's id, and how many brokers it has now. Blocks.
     pub fn cluster(&self) -> Result<(Option<String>, usize), AdminError> {
         let metadata = self.0.inner().fetch_metadata(None, DEADLINE)?;

@@ -60,6 +60,8 @@ pub struct Assigned {
     pub base: i64,
     /// The metadata committed with it.
     pub metadata: String,
+    /// Records between the committed offset and the log's first that retention deleted: they are lost.
+    pub lost: u64,
     /// The log's first offset.
     pub low: i64,
     /// The log's end.
@@ -84,6 +86,10 @@ pub struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
+    pub(super) fn of(message: &'a BorrowedMessage<'a>) -> Self {
+        Self { message }
+    }
+
     /// Its offset.
     pub fn offset(&self) -> i64 {
         self.message.offset()
@@ -461,15 +467,23 @@ impl Shared {
                     ));
                 }
             };
-            let base = if base < low {
+            if base > high {
+                return Err(beyond_the_end(&self.settings.group, &at, base, high));
+            }
+            let lost = u64::try_from(low - base).unwrap_or(0);
+            if lost > 0 {
                 // Nothing can bring these back. Go on with what is there, and say so.
                 tracing::error!(group = %self.settings.group, topic = %at.topic, partition = at.partition, committed = base, low,
                     "records were lost to retention before they were read");
-                low
-            } else {
-                base
-            };
-            assigned.push(Assigned { base, metadata: element.metadata().to_owned(), low, high, at });
+            }
+            assigned.push(Assigned {
+                base: base.max(low),
+                metadata: element.metadata().to_owned(),
+                lost,
+                low,
+                high,
+                at,
+            });
         }
         Ok(assigned)
     }
@@ -632,6 +646,24 @@ impl Shared {
             }
         }
     }
+}
+
+/// Why a group can't go on where it stands: its topic is not the one that it read.
+pub fn beyond_the_end(group: &str, at: &TopicPartition, base: i64, high: i64) -> String {
+    let TopicPartition { topic, partition } = at;
+    format!(
+        "group {group} has committed offset {base} of {topic}-{partition}, whose log ends at {high}: the topic was made anew, or \
+         has lost records; {}",
+        start_anew(group, topic)
+    )
+}
+
+/// What mends a group whose committed offsets are of no use.
+pub fn start_anew(group: &str, topic: &str) -> String {
+    format!(
+        "to read the topic from its beginning, stop every processor, run `kafka-consumer-groups.sh --delete-offsets --group {group} \
+         --topic {topic}` and then `sealstream topics create`"
+    )
 }
 
 /// `topic: [partitions]`, for the log.

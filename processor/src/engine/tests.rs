@@ -74,7 +74,8 @@ impl Bench {
     }
 
     fn assign(&self, base: i64, metadata: &str) {
-        let assigned = Assigned { at: self.at.clone(), base, metadata: metadata.to_owned(), low: 0, high: i64::MAX };
+        let assigned =
+            Assigned { at: self.at.clone(), base, metadata: metadata.to_owned(), lost: 0, low: 0, high: i64::MAX };
         self.handler.assigned(vec![assigned]);
     }
 
