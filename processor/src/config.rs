@@ -16,6 +16,7 @@ use crate::core::index;
 use crate::core::lease::Lease;
 use crate::core::progress::WINDOW_MAX;
 use crate::core::schedule::Schedule;
+use crate::engine::ColdIndex;
 use crate::event::Pointer;
 
 /// The manual, and the defaults.
@@ -157,8 +158,14 @@ pub struct Dedup {
     /// The oldest record that is delivered.
     #[serde(with = "config::duration")]
     pub age_max: Duration,
-    /// sled's cache.
+    /// The memory of the cache on disk.
     pub cache_bytes: ByteSize,
+    /// Its largest size there.
+    pub cache_disk_bytes: ByteSize,
+    /// What to do with a partition that the cache knows nothing of.
+    pub cold_index: ColdIndex,
+    /// How fast to read the log for that.
+    pub scan_records_per_second: u32,
 }
 
 /// `[retry]`
@@ -251,6 +258,14 @@ pub enum SinkKind {
     File,
 }
 
+impl Dedup {
+    /// How much longer than the window the log must reach back, at least: old records leave by whole segments, and the window
+    /// of a record that waits for its sink began earlier.
+    pub fn margin(&self) -> Duration {
+        self.window / 8
+    }
+}
+
 impl Config {
     /// Loads the defaults, a file and the environment.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
@@ -322,8 +337,17 @@ impl Check for Config {
         if self.dedup.age_max >= self.topics.retention {
             mistake("dedup.age_max", "must be less than topics.retention");
         }
-        if self.dedup.window >= self.topics.retention {
-            mistake("dedup.window", "must be less than topics.retention: repeats are found in the log");
+        if self.dedup.window + self.dedup.margin() > self.topics.retention {
+            mistake(
+                "dedup.window",
+                "leaves no margin: topics.retention must be longer by an eighth of it, since repeats are found in the log",
+            );
+        }
+        if self.dedup.cache_disk_bytes < ByteSize::kib(16 * 1024) {
+            mistake("dedup.cache_disk_bytes", "must be 16MiB or more");
+        }
+        if self.dedup.scan_records_per_second == 0 {
+            mistake("dedup.scan_records_per_second", "must be 1 or more");
         }
         if Schedule::new(self.retry.lanes.clone(), self.retry.attempts_max).is_none() {
             mistake(

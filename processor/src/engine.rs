@@ -8,12 +8,14 @@
 //! * A send starts only under a lease, in the partition's present epoch, and not once it is fenced.
 //! * What is in flight is bounded: by the lane's permits, the partition's window, and one held record per partition.
 
+mod cache;
 mod opening;
+mod throttle;
 mod turn;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use common::clock::Clock;
@@ -29,7 +31,8 @@ use crate::core::partition::{Admit, DedupKey, Partition};
 use crate::metrics;
 use crate::outcome::Outcome;
 
-pub use opening::{IndexSettings, KeyOf};
+pub use opening::{ColdIndex, IndexSettings, KeyOf};
+pub use throttle::Throttle;
 pub use turn::Turn;
 
 /// What is done with the records of a group.
@@ -142,7 +145,7 @@ struct Slot<I> {
     /// Runs started and not ended.
     sending: usize,
     held: Option<Held<I>>,
-    cache: Option<opening::Cache>,
+    cache: Option<cache::Cache>,
 }
 
 /// A record that was read too early.
@@ -168,15 +171,8 @@ impl<W: Work> Engine<W> {
         let lanes = lanes
             .into_iter()
             .map(|lane| LaneState { running: Arc::new(Semaphore::new(lane.concurrency)), lane: Arc::new(lane) });
-        Some(Arc::new_cyclic(|engine: &std::sync::Weak<Self>| {
-            let opener = index.map(|index| {
-                let engine = engine.clone();
-                opening::Opener::start(index, move |opened| {
-                    if let Some(engine) = engine.upgrade() {
-                        engine.opened(opened);
-                    }
-                })
-            });
+        Some(Arc::new_cyclic(|engine: &Weak<Self>| {
+            let opener = index.map(|index| opening::Opener::start(index, Arc::new(Openings(engine.clone()))));
             Self {
                 work,
                 lanes: lanes.collect(),
@@ -205,18 +201,6 @@ impl<W: Work> Engine<W> {
 
     fn lane_of(&self, at: &TopicPartition) -> Option<usize> {
         self.lanes.iter().position(|state| state.lane.name == at.topic)
-    }
-
-    fn opened(&self, opened: opening::Opened) {
-        let mut state = self.state.lock();
-        if let Some(slot) = state.slots.get_mut(&opened.at)
-            && slot.epoch == opened.epoch
-        {
-            slot.partition = Ok(opened.partition);
-            slot.cache = opened.cache;
-        }
-        drop(state);
-        self.waker.wake();
     }
 
     /// Takes a record that was read, or holds it if it is too early. There is room for one.
@@ -257,8 +241,11 @@ impl<W: Work> Engine<W> {
         };
         let mut changed = Vec::new();
         let verdict = partition.admit(offset, key, time_ms, &mut changed);
-        if let Some(cache) = &mut slot.cache {
-            cache.note(offset, &changed);
+        // One that must wait was not looked at: noted now, it would count as seen when it comes again.
+        if let Some(cache) = &mut slot.cache
+            && verdict != Admit::Wait
+        {
+            cache.note(offset, time_ms, &changed);
         }
         match (verdict, inspected) {
             (Admit::Wait, inspected) => return Some(Held { offset, time_ms, inspected }),
@@ -350,6 +337,40 @@ impl<W: Work> Engine<W> {
     }
 }
 
+/// The engine as its opener sees it. When the engine is gone, nothing is wanted any more.
+struct Openings<W: Work>(Weak<Engine<W>>);
+
+impl<W: Work> opening::Owner for Openings<W> {
+    fn wants(&self, job: &opening::Job) -> bool {
+        self.0.upgrade().is_some_and(|engine| turn::Ownership::holds(&*engine, &job.assigned.at, job.epoch))
+    }
+
+    fn opened(&self, job: &opening::Job, partition: Partition, cache: Option<cache::Cache>) {
+        let Some(engine) = self.0.upgrade() else { return };
+        if let Some(slot) = engine.state.lock().slots.get_mut(&job.assigned.at)
+            && slot.epoch == job.epoch
+        {
+            slot.partition = Ok(partition);
+            slot.cache = cache;
+        }
+        engine.waker.wake();
+    }
+
+    fn completed(&self, job: &opening::Job, built: opening::Built) -> Option<(opening::Built, i64)> {
+        let engine = self.0.upgrade()?;
+        let mut state = engine.state.lock();
+        let slot = state.slots.get_mut(&job.assigned.at).filter(|slot| slot.epoch == job.epoch)?;
+        let opening::Built { index, cache } = built;
+        match slot.partition.as_mut().ok()?.complete_index(index) {
+            Some((index, wanted)) => Some((opening::Built { index, cache }, wanted)),
+            None => {
+                slot.cache = Some(cache);
+                None
+            }
+        }
+    }
+}
+
 impl<W: Work> turn::Ownership for Engine<W> {
     fn holds(&self, at: &TopicPartition, epoch: u64) -> bool {
         self.state.lock().slots.get(at).is_some_and(|slot| slot.epoch == epoch && !slot.fenced)
@@ -365,6 +386,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
+            metrics::lost_to_retention(&engine.lanes[lane].lane.sink, assigned.lost);
             state.epoch += 1;
             let epoch = state.epoch;
             let at = assigned.at.clone();
@@ -376,6 +398,8 @@ impl<W: Work> Handler for EngineHandler<W> {
                         epoch,
                         assigned,
                         window: engine.settings.window,
+                        foreign: false,
+                        early: false,
                     });
                     Err(closed)
                 }

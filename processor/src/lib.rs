@@ -7,6 +7,7 @@
 //!             dead ◀─────────────────── retry.<sink>.<delay>
 //! ```
 
+pub mod checks;
 pub mod config;
 pub mod core;
 pub mod deliverer;

@@ -1,7 +1,7 @@
 //! The processor's metrics, declared once.
 
 use common::topics::Topic;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::outcome::Outcome;
 use crate::sink::Refusal;
@@ -15,6 +15,22 @@ pub const DELIVERY_SECONDS: &str = "processor_delivery_age_seconds";
 pub const FAILURES: &str = "processor_dispatch_failures_total";
 /// Ids held in the dedup index. Labels: `sink`.
 pub const INDEX_IDS: &str = "processor_index_ids";
+/// Records that retention deleted before they were read: each is lost. Label: `sink` (empty for the router).
+pub const LOST_TO_RETENTION: &str = "processor_records_lost_to_retention_total";
+/// Partitions that are owned and not open yet. Label: `sink`.
+pub const OPENING: &str = "processor_partitions_opening";
+/// Records read from the log to open partitions. Label: `sink`.
+pub const SCANNED: &str = "processor_scanned_records_total";
+/// Records that are still to be read from the log to open partitions. Label: `sink`.
+pub const SCAN_LEFT: &str = "processor_scan_left_records";
+/// Whether the index cache on disk is in use: 1 or 0.
+pub const CACHE_IN_USE: &str = "processor_index_cache_in_use";
+/// The index cache's size on disk, in bytes.
+pub const CACHE_DISK: &str = "processor_index_cache_disk_bytes";
+/// Batches for the index cache. Label: `outcome` (`written`, `dropped`: each of these costs a longer start).
+pub const CACHE_BATCHES: &str = "processor_index_cache_batches_total";
+/// What went wrong with the index cache. Label: `kind` (`io`, `damage`, `panic`, `stuck`, `full`, `foreign`).
+pub const CACHE_FAULTS: &str = "processor_index_cache_faults_total";
 
 /// Describes every metric.
 pub fn describe() {
@@ -22,6 +38,14 @@ pub fn describe() {
     describe_histogram!(DELIVERY_SECONDS, Unit::Seconds, "from the broker's time of an event to the sink's answer");
     describe_counter!(FAILURES, Unit::Count, "dispatches that failed and may be tried again");
     describe_gauge!(INDEX_IDS, Unit::Count, "ids held in the dedup index");
+    describe_counter!(LOST_TO_RETENTION, Unit::Count, "records that retention deleted before they were read");
+    describe_gauge!(OPENING, Unit::Count, "partitions that are owned and not open yet");
+    describe_counter!(SCANNED, Unit::Count, "records read from the log to open partitions");
+    describe_gauge!(SCAN_LEFT, Unit::Count, "records still to be read from the log to open partitions");
+    describe_gauge!(CACHE_IN_USE, Unit::Count, "whether the index cache on disk is in use");
+    describe_gauge!(CACHE_DISK, Unit::Bytes, "the index cache's size on disk");
+    describe_counter!(CACHE_BATCHES, Unit::Count, "batches for the index cache, by what became of them");
+    describe_counter!(CACHE_FAULTS, Unit::Count, "what went wrong with the index cache");
 }
 
 /// Counts a record's end.
@@ -45,4 +69,69 @@ pub(crate) fn delivered(sink: &str, age_ms: u64) {
 /// Counts a failed dispatch.
 pub(crate) fn failed(sink: &str, refusal: &Refusal) {
     counter!(FAILURES, "sink" => sink.to_owned(), "kind" => refusal.kind()).increment(1);
+}
+
+/// What became of a batch for the cache on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheBatch {
+    Written,
+    Dropped,
+}
+
+/// What went wrong with the cache on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheFault {
+    Io,
+    Damage,
+    Panic,
+    Stuck,
+    Full,
+    Foreign,
+}
+
+/// Counts a batch for the cache on disk.
+pub(crate) fn cache_batch(outcome: CacheBatch) {
+    let outcome = match outcome {
+        CacheBatch::Written => "written",
+        CacheBatch::Dropped => "dropped",
+    };
+    counter!(CACHE_BATCHES, "outcome" => outcome).increment(1);
+}
+
+/// Counts what went wrong with the cache on disk.
+pub(crate) fn cache_fault(kind: CacheFault) {
+    let kind = match kind {
+        CacheFault::Io => "io",
+        CacheFault::Damage => "damage",
+        CacheFault::Panic => "panic",
+        CacheFault::Stuck => "stuck",
+        CacheFault::Full => "full",
+        CacheFault::Foreign => "foreign",
+    };
+    counter!(CACHE_FAULTS, "kind" => kind).increment(1);
+}
+
+/// Notes whether the cache on disk is in use.
+pub(crate) fn cache_in_use(in_use: bool) {
+    gauge!(CACHE_IN_USE).set(if in_use { 1.0 } else { 0.0 });
+}
+
+/// Notes the size of the cache on disk.
+pub(crate) fn cache_disk(bytes: u64) {
+    #[allow(clippy::cast_precision_loss, reason = "a disk has far fewer than 2^52 bytes")]
+    gauge!(CACHE_DISK).set(bytes as f64);
+}
+
+/// Notes how far the opening of partitions has come.
+pub(crate) fn opening(sink: &str, partitions: usize, left: u64, scanned: u64) {
+    #[allow(clippy::cast_precision_loss, reason = "counts of records, far below 2^52")]
+    gauge!(SCAN_LEFT, "sink" => sink.to_owned()).set(left as f64);
+    #[allow(clippy::cast_precision_loss, reason = "a handful")]
+    gauge!(OPENING, "sink" => sink.to_owned()).set(partitions as f64);
+    counter!(SCANNED, "sink" => sink.to_owned()).increment(scanned);
+}
+
+/// Counts records that are lost.
+pub(crate) fn lost_to_retention(sink: &str, records: u64) {
+    counter!(LOST_TO_RETENTION, "sink" => sink.to_owned()).increment(records);
 }

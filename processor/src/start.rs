@@ -18,14 +18,15 @@ use common::telemetry::Metrics;
 use common::topics::{Group, Topic};
 use tokio::runtime::Handle;
 
+use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::{Config, KeyFile};
 use crate::deliverer::{Deliverer, dedup_key};
-use crate::engine::{Engine, EngineHandler, EngineSettings, IndexSettings, KeyOf, Lane, Surroundings, Work};
+use crate::engine::{Engine, EngineHandler, EngineSettings, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work};
 use crate::pipeline::Pipeline;
 use crate::router::Router;
 use crate::sink::{Sink, SinkError};
 use crate::slot::{Slot, SlotError};
-use crate::store::{NoStore, SledStore, Store, StoreError};
+use crate::store::{Keeper, KeeperSettings, NoStore, Store};
 use crate::unseal::{SourceError, Sources};
 use crate::{metrics, topics};
 
@@ -79,15 +80,15 @@ pub enum StartError {
     /// No identity.
     #[error(transparent)]
     Slot(#[from] SlotError),
-    /// The cache can't be had even when it is put aside: the disk is full or not writable.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// A Kafka client.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Kafka was asked and did not answer well.
     #[error(transparent)]
     Kafka(#[from] AdminError),
+    /// Kafka was asked about topics and groups, and did not answer well.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// Topics are not as they must be.
     #[error("the topics are not as they must be:\n{}", .0.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n"))]
     Topics(Vec<topics::Finding>),
@@ -108,6 +109,7 @@ pub struct Running {
     consumers: Vec<GroupConsumer>,
     pipeline: Arc<Pipeline>,
     sinks: Vec<Arc<Sink>>,
+    store: Arc<dyn Store>,
     health: Health,
     tasks: Tasks,
     // Locked as long as it runs.
@@ -127,17 +129,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
 
     let cluster = if embedded { None } else { Some(check_topics(&config).await?) };
     let slot = if embedded { None } else { Some(Slot::take(config.data.dir.as_path())?) };
-    let store: Arc<dyn Store> = match (&slot, &cluster) {
-        (Some(slot), Some(cluster)) => {
-            let dir = slot.dir().join("index");
-            Arc::new(SledStore::open(&dir, config.dedup.window, config.dedup.cache_bytes.as_u64(), cluster)?)
-        }
-        _ if config.data.dir.is_empty() => Arc::new(NoStore),
-        _ => {
-            let dir = config.data.dir.as_path().join("index");
-            Arc::new(SledStore::open(&dir, config.dedup.window, config.dedup.cache_bytes.as_u64(), "embedded")?)
-        }
-    };
+    let store = store(&config, slot.as_ref(), cluster, &deps.clock);
     let pipeline = Arc::new(Pipeline {
         producer: Producer::new(
             &config.kafka,
@@ -154,7 +146,8 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
         config: &config,
         deps: &deps,
         pipeline,
-        store,
+        store: store.clone(),
+        throttle: Arc::new(Throttle::new(deps.clock.clone(), config.dedup.scan_records_per_second)),
         instance: slot.as_ref().map(|slot| slot.instance().to_owned()),
         consumers: Vec::new(),
         open: Vec::new(),
@@ -179,7 +172,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
             tracing::info!(sink = %name, per_lane = sink.permits, lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
         }
     }
-    Ok(Running { admin_address, consumers, pipeline, sinks, health, tasks: deps.tasks, _slot: slot })
+    Ok(Running { admin_address, consumers, pipeline, sinks, store, health, tasks: deps.tasks, _slot: slot })
 }
 
 impl Running {
@@ -195,7 +188,7 @@ impl Running {
 
     /// Leaves in order: fence, drain, commit, close; then waits for what was handed on.
     pub async fn stop(self) {
-        let Self { consumers, pipeline, sinks, tasks, _slot, .. } = self;
+        let Self { consumers, pipeline, sinks, store, tasks, _slot, .. } = self;
         // Consumers are closed on threads of their own: closing polls, and callbacks wait.
         let closing = consumers.into_iter().map(|consumer| tokio::task::spawn_blocking(move || consumer.stop()));
         for closed in closing.collect::<Vec<_>>() {
@@ -210,6 +203,7 @@ impl Running {
                 tracing::warn!(%error, "hand-offs were not acknowledged: their records are replayed");
             }
             sinks.iter().for_each(|sink| sink.flush(FLUSH_DEADLINE));
+            store.close();
             // The last handles of the producers: dropping one blocks.
             drop((pipeline, sinks));
         });
@@ -220,12 +214,30 @@ impl Running {
     }
 }
 
+/// The cache on disk.
+fn store(config: &Config, slot: Option<&Slot>, cluster: Option<String>, clock: &Clock) -> Arc<dyn Store> {
+    let dir = match slot {
+        Some(slot) => slot.dir().to_owned(),
+        None if config.data.dir.is_empty() => return Arc::new(NoStore),
+        None => config.data.dir.as_path().to_owned(),
+    };
+    let settings = KeeperSettings {
+        dir: dir.join("index"),
+        window: config.dedup.window,
+        cache_bytes: config.dedup.cache_bytes.as_u64(),
+        disk_bytes: config.dedup.cache_disk_bytes.as_u64(),
+        cluster: cluster.unwrap_or_else(|| "embedded".to_owned()),
+    };
+    Arc::new(Keeper::start(settings, clock.clone()))
+}
+
 /// The groups of a processor while it is put together.
 struct Builder<'a> {
     config: &'a Config,
     deps: &'a Deps,
     pipeline: Arc<Pipeline>,
     store: Arc<dyn Store>,
+    throttle: Arc<Throttle>,
     instance: Option<String>,
     consumers: Vec<GroupConsumer>,
     open: Vec<Box<dyn Fn() -> bool + Send>>,
@@ -272,6 +284,8 @@ impl Builder<'_> {
             store: self.store.clone(),
             cache: name.to_string(),
             key_of,
+            cold: self.config.dedup.cold_index,
+            throttle: self.throttle.clone(),
             clock: self.deps.clock.clone(),
         };
         self.group(&Group::Deliver(name.clone()), fresh, events, settings.timeout, Some(index.clone()))?;
@@ -345,17 +359,19 @@ fn record_keys(files: &[KeyFile]) -> Result<RecordKeys, StartError> {
 
 /// Refuses to start on topics that could lose or repeat events. Answers the cluster's id.
 async fn check_topics(config: &Config) -> Result<String, StartError> {
-    let admin = Admin::new(&config.kafka)?;
-    let mut findings = Vec::new();
-    for spec in topics::specs(config) {
-        let state = admin.describe(&spec.name).await?;
-        findings.extend(topics::check(&spec, state.as_ref()));
+    let Inspection { findings, warnings } = inspect(config).await?;
+    for warning in warnings {
+        tracing::warn!(topic = %warning.topic, remedy = %warning.remedy, "{}", warning.wrong);
     }
     if config.topics.danger_single_broker {
         tracing::warn!("topics.danger_single_broker: an acknowledged event is on one disk only");
     }
+    if !findings.is_empty() {
+        return Err(StartError::Topics(findings));
+    }
+    let admin = Admin::new(&config.kafka)?;
     let (cluster, _) = tokio::task::block_in_place(|| admin.cluster())?;
-    if findings.is_empty() { Ok(cluster.unwrap_or_default()) } else { Err(StartError::Topics(findings)) }
+    Ok(cluster.unwrap_or_default())
 }
 
 /// Ready while every partition that is owned is open. A processor without partitions is a spare, and ready too.

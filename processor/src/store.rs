@@ -1,29 +1,71 @@
 //! The dedup index's cache on disk. A cache and nothing else: deleting it at any moment changes only start-up time.
 //!
-//! The index of a partition is kept as a chain of batches. `first == previous.next` proves that nothing is missing
-//! between two; the first hole ends the chain.
+//! The index of a partition is kept as a chain of batches: the end of one is the beginning of the next, so a chain has no
+//! hole. What comes after the first hole is not used, and the log is read from there.
 //!
 //! ```text
-//! tree   <topic>/<partition>/<bucket>     bucket = time of the batch / (window / 8); a tree is dropped when all of it is old
-//! key    first offset, 8 bytes, big-endian
-//! value  next offset 8 ‖ anchor offset 8 ‖ anchor id 16 ‖ (id 16 ‖ owner 8 ‖ seen ms 8)*      all big-endian
+//! Engine ── append, never blocks ──▶ Keeper ── a bounded queue ──▶ its thread ──▶ SledDisk
+//! opener ── load, blocks ──────────▶
 //! ```
 //!
-//! The *anchor* is the last record of a batch that has an id: if the log has another id at its offset, then the topic was
-//! made anew and the cache is of its predecessor.
+//! * [`codec`]: how a batch is written, and how a damaged one is told from a sound one.
+//! * [`sled_disk`]: the only file that names sled.
+//! * [`keeper`]: one thread that owns the disk, and what happens when the disk fails.
 
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
 
 use common::id::KeyedId;
 
 use crate::core::index::Entry;
 
-mod sled_store;
+mod codec;
+mod keeper;
+mod sled_disk;
 
-pub use sled_store::SledStore;
+pub use keeper::{Keeper, KeeperSettings};
 
-/// Most entries of one batch.
-pub const BATCH_ENTRIES: usize = 512;
+/// Most entries of one batch. sled keeps sixteen batches to a page and at least one page in each of its cache's 256
+/// parts, so this also decides the least memory that it holds: 16 MiB.
+pub const BATCH_ENTRIES: usize = 128;
+
+/// Most offsets of one batch: where few records have an id, or none, a batch ends here, so that its chain goes on.
+pub const BATCH_OFFSETS: i64 = 65_536;
+
+/// Whose batches: a partition as one group sees it. Two sinks read the same topic, and each has a cache of its own: or one's
+/// progress would pass for the other's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The topic and the sink.
+    pub lane: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+}
+
+impl Place {
+    /// The place of a topic's partition in a sink's cache.
+    pub fn new(topic: &str, sink: &str, partition: i32) -> Self {
+        Self { lane: format!("{topic}@{sink}").into(), partition }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.lane, self.partition)
+    }
+}
+
+/// A record that a chain was made of. If the log has another at its offset, then the topic was made anew and the cache is
+/// of its predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// Its offset.
+    pub offset: i64,
+    /// Its id.
+    pub id: KeyedId,
+    /// The broker's time of it, Unix milliseconds.
+    pub time_ms: u64,
+}
 
 /// What the index learnt from the records of `[first, next)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,100 +74,65 @@ pub struct Batch {
     pub first: i64,
     /// One past the last.
     pub next: i64,
-    /// Offset and id of the last record that has one; offset -1 if none has.
-    pub anchor: (i64, KeyedId),
+    /// The largest broker's time of its records, Unix milliseconds.
+    pub time_ms: u64,
+    /// The last record that has an id.
+    pub anchor: Option<Anchor>,
     /// What to restore, in order.
     pub entries: Vec<Entry>,
 }
 
-/// Why the cache is of no use. Ours, or the disk's.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database reported an error.
-    #[error("the index cache: {0}")]
-    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// An entry is not of the form that was written.
-    #[error("the index cache holds an entry of another form")]
-    Malformed,
+impl Batch {
+    /// A batch that begins here and holds nothing yet. `time_ms` is that of the batch before.
+    pub fn begin(first: i64, time_ms: u64) -> Self {
+        Self { first, next: first, time_ms, anchor: None, entries: Vec::new() }
+    }
 }
 
-/// Where a partition's batches are kept.
+/// Where batches are kept. What goes wrong there is the store's affair: its user only gets shorter chains.
 pub trait Store: Send + Sync {
-    /// The chain of a partition, oldest first, without what is older than the window before `now_ms`.
-    fn load(&self, topic: &str, partition: i32, now_ms: u64) -> Result<Vec<Batch>, StoreError>;
+    /// The chain of a partition, oldest first. Blocks.
+    fn load(&self, place: &Place) -> Vec<Batch>;
 
-    /// Adds a batch.
-    fn append(&self, topic: &str, partition: i32, batch: &Batch) -> Result<(), StoreError>;
+    /// Keeps a batch, or leaves a hole. Never blocks.
+    fn append(&self, place: &Place, batch: Batch);
 
-    /// Forgets a partition.
-    fn forget(&self, topic: &str, partition: i32) -> Result<(), StoreError>;
+    /// Forgets a partition. Never blocks.
+    fn forget(&self, place: &Place);
+
+    /// Writes what is waiting, and ends. Blocks for a few seconds at most.
+    fn close(&self);
 }
 
-/// A store that keeps nothing: every start scans the log.
+/// A store that keeps nothing: every start reads the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoStore;
 
 impl Store for NoStore {
-    fn load(&self, _: &str, _: i32, _: u64) -> Result<Vec<Batch>, StoreError> {
-        Ok(Vec::new())
+    fn load(&self, _: &Place) -> Vec<Batch> {
+        Vec::new()
     }
 
-    fn append(&self, _: &str, _: i32, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
-    }
+    fn append(&self, _: &Place, _: Batch) {}
 
-    fn forget(&self, _: &str, _: i32) -> Result<(), StoreError> {
-        Ok(())
-    }
+    fn forget(&self, _: &Place) {}
+
+    fn close(&self) {}
 }
 
-/// The batches up to the first hole.
+/// The chain in a partition's batches: from the first on, each next one begins where the one before ends. Others are
+/// left over from before a hole was filled.
 fn chain(mut batches: Vec<Batch>) -> Vec<Batch> {
-    batches.sort_by_key(|batch| batch.first);
-    let broken = batches.windows(2).position(|pair| pair[0].next != pair[1].first);
-    if let Some(at) = broken {
-        batches.truncate(at + 1);
-    }
+    batches.sort_by_key(|batch| (batch.first, std::cmp::Reverse(batch.next)));
+    let mut wanted = None;
+    batches.retain(|batch| {
+        let follows = wanted.is_none_or(|wanted| batch.first == wanted);
+        if follows {
+            wanted = Some(batch.next);
+        }
+        follows
+    });
     batches
-}
-
-/// How much time one tree spans.
-fn bucket_ms(window: Duration) -> u64 {
-    u64::try_from(window.as_millis() / 8).unwrap_or(u64::MAX).max(1)
-}
-
-fn encode(batch: &Batch) -> Vec<u8> {
-    let mut value = Vec::with_capacity(32 + batch.entries.len() * 32);
-    value.extend(batch.next.to_be_bytes());
-    value.extend(batch.anchor.0.to_be_bytes());
-    value.extend(batch.anchor.1.0);
-    for entry in &batch.entries {
-        value.extend(entry.id.0);
-        value.extend(entry.owner.to_be_bytes());
-        value.extend(entry.seen_ms.to_be_bytes());
-    }
-    value
-}
-
-fn decode(key: &[u8], value: &[u8]) -> Result<Batch, StoreError> {
-    fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a [u8; N], StoreError> {
-        let (head, rest) = bytes.split_first_chunk().ok_or(StoreError::Malformed)?;
-        *bytes = rest;
-        Ok(head)
-    }
-    let first = i64::from_be_bytes(key.try_into().map_err(|_| StoreError::Malformed)?);
-    let mut rest = value;
-    let next = i64::from_be_bytes(*take(&mut rest)?);
-    let anchor = (i64::from_be_bytes(*take(&mut rest)?), KeyedId(*take(&mut rest)?));
-    let mut entries = Vec::with_capacity(rest.len() / 32);
-    while !rest.is_empty() {
-        entries.push(Entry {
-            id: KeyedId(*take(&mut rest)?),
-            owner: i64::from_be_bytes(*take(&mut rest)?),
-            seen_ms: u64::from_be_bytes(*take(&mut rest)?),
-        });
-    }
-    if next > first { Ok(Batch { first, next, anchor, entries }) } else { Err(StoreError::Malformed) }
 }
 
 #[cfg(test)]

@@ -84,6 +84,18 @@ impl Partition {
         self.index.as_ref()
     }
 
+    /// Takes an index that also knows what lies before the beginning of this one. Gives it back, with the offset that it
+    /// must cover first, if this one has seen more records.
+    pub fn complete_index(&mut self, index: Index) -> Option<(Index, i64)> {
+        match &self.index {
+            Some(own) if own.high() > index.high() => Some((index, own.high())),
+            Some(_) | None => {
+                self.index = Some(index);
+                None
+            }
+        }
+    }
+
     /// The verdict on a record. Without a key it is never a repeat and enters no index. `changed` gets what a store must
     /// remember.
     pub fn admit(&mut self, offset: i64, key: Option<DedupKey>, time_ms: u64, changed: &mut Vec<Entry>) -> Admit {
@@ -186,6 +198,25 @@ mod tests {
         assert_eq!(admit(&mut partition, 10, 1), Admit::Deliver);
         assert_eq!(admit(&mut partition, 11, 2), Admit::Skip, "its bit is set");
         assert_eq!(admit(&mut partition, 12, 2), Admit::Repeat, "of the one that was skipped");
+    }
+
+    #[test]
+    fn a_completed_index_takes_over_once_it_has_seen_as_much() {
+        let window = Duration::from_secs(60);
+        let look = |index: &mut Index, offset, id| index.look(offset, KeyedId([id; 16]), None, 1000, &mut Vec::new());
+        let mut partition = partition(10);
+        assert_eq!(admit(&mut partition, 10, 1), Admit::Deliver, "offset 3 is not known yet");
+        let mut whole = Index::new(window, 0);
+        look(&mut whole, 3, 1);
+        look(&mut whole, 4, 2);
+        let (mut whole, wanted) = partition.complete_index(whole).unwrap();
+        assert_eq!(wanted, 11);
+        look(&mut whole, 10, 1);
+        look(&mut whole, 11, 3);
+        assert!(partition.complete_index(whole).is_none(), "it may be ahead");
+        assert_eq!(admit(&mut partition, 11, 3), Admit::Deliver, "its own record, seen ahead of time");
+        assert_eq!(admit(&mut partition, 12, 2), Admit::Repeat, "of offset 4");
+        assert_eq!(admit(&mut partition, 13, 1), Admit::Repeat);
     }
 
     #[test]

@@ -1,27 +1,57 @@
-//! Opening a partition: its index is brought up to the committed offset before the first record is admitted.
+//! Opening partitions: the index of each is brought up to its committed offset before its first record is admitted.
 //!
-//! What the cache on disk has is loaded, the rest is read from the log: `[high, base)`, where `high` is the cache's end,
-//! or the offset at the time of `base` less the window. This runs on a thread of its own, off the consumer's callbacks:
-//! other partitions go on meanwhile.
+//! What the cache on disk has is loaded, and the rest is read from the log: `[high, base)`, where `high` is the end of
+//! the cache's chain, or the offset at the time of `base` less the window. This runs on a thread of its own, off the
+//! consumer's callbacks, so that other partitions go on meanwhile.
+//!
+//! Several partitions of one topic are read side by side, in a *burst*: asking the brokers costs a round trip for all
+//! instead of one for each. A partition that is revoked, or whose engine ends, is given up within [`POLL`]. What the brokers
+//! don't answer is asked again, for ever: a partition with half an index would repeat events.
+//!
+//! With `dedup.cold_index = "serve"` a partition without a usable cache is opened at once, with an index that begins at
+//! `base`. The thread goes on with the whole one until it has seen as much as that, and then puts it in its place.
 
-use std::ops::ControlFlow;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Weak};
+mod burst;
+mod start;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::id::KeyedId;
 use common::kafka::client::KafkaConfig;
-use common::kafka::consumer::{Assigned, Incoming, ReadError, Reader, TopicPartition};
+use common::kafka::consumer::{Assigned, Incoming, TopicPartition};
 
 use super::Lane;
-use crate::core::index::{Entry, Index};
+use super::cache::Cache;
+use super::throttle::Throttle;
+use crate::core::index::Index;
 use crate::core::partition::{DedupKey, Partition};
 use crate::core::progress::{MetadataError, Progress};
-use crate::store::{BATCH_ENTRIES, Batch, Store};
+use crate::store::{Place, Store};
+
+/// How often a thread that waits looks whether its partitions are still wanted.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Most partitions of one burst. Others wait for the next.
+const BURST_PARTITIONS: usize = 256;
+
+/// How long to wait before brokers that did not answer are asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells a record's dedup key, `None` for a record that can't be trusted.
 pub type KeyOf = Arc<dyn Fn(&Lane, &Incoming<'_>) -> Option<DedupKey> + Send + Sync>;
+
+/// What to do with a partition whose window must be read from the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColdIndex {
+    /// It is opened when its window is known.
+    Wait,
+    /// It is opened at once.
+    Serve,
+}
 
 /// How an index is made.
 #[derive(Clone)]
@@ -38,46 +68,63 @@ pub struct IndexSettings {
     pub cache: String,
     /// Tells a record's key.
     pub key_of: KeyOf,
+    /// What to do without a cache.
+    pub cold: ColdIndex,
+    /// How fast to read.
+    pub throttle: Arc<Throttle>,
     /// Time.
     pub clock: Clock,
 }
 
 impl IndexSettings {
-    /// What a topic is called in the cache.
-    fn cached(&self, at: &TopicPartition) -> String {
-        format!("{}@{}", at.topic, self.cache)
+    fn place(&self, at: &TopicPartition) -> Place {
+        Place::new(&at.topic, &self.cache, at.partition)
+    }
+
+    fn window_ms(&self) -> u64 {
+        u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 /// A partition to be opened.
+#[derive(Clone)]
 pub(super) struct Job {
     pub(super) lane: Arc<Lane>,
     pub(super) epoch: u64,
     pub(super) assigned: Assigned,
     pub(super) window: u32,
+    /// Whether the cache turned out to be of another log.
+    pub(super) foreign: bool,
+    /// Whether it was opened already, with an index that is to be completed.
+    pub(super) early: bool,
 }
 
-/// A partition that may be admitted from.
-pub(super) struct Opened {
-    pub(super) at: TopicPartition,
-    pub(super) epoch: u64,
-    pub(super) partition: Partition,
-    pub(super) cache: Option<Cache>,
+/// A partition's index, and the cache that goes on where it ends.
+pub(super) struct Built {
+    pub(super) index: Index,
+    pub(super) cache: Cache,
 }
 
-/// Opens partitions, one after the other.
+/// The engine, as its opener sees it.
+pub(super) trait Owner: Send + Sync {
+    /// Whether a partition is still to be opened, or completed.
+    fn wants(&self, job: &Job) -> bool;
+
+    /// A partition may be admitted from. Without a cache its index is completed later.
+    fn opened(&self, job: &Job, partition: Partition, cache: Option<Cache>);
+
+    /// Puts a whole index in the place of one that begins at `base`; gives it back, with the offset that it must cover first,
+    /// if that one has seen more.
+    fn completed(&self, job: &Job, built: Built) -> Option<(Built, i64)>;
+}
+
+/// Opens partitions.
 pub(super) struct Opener(Sender<Job>);
 
 impl Opener {
-    pub(super) fn start(settings: IndexSettings, opened: impl Fn(Opened) + Send + 'static) -> Self {
+    pub(super) fn start(settings: IndexSettings, owner: Arc<dyn Owner>) -> Self {
         let (jobs, waiting) = channel::<Job>();
-        let run = move || {
-            // One reader for all: connecting costs more than most scans.
-            let mut reader = None;
-            while let Ok(job) = waiting.recv() {
-                opened(open(&settings, &mut reader, job));
-            }
-        };
+        let run = move || Work { settings, owner, waiting, backlog: VecDeque::new() }.run();
         std::thread::Builder::new().name("opener".to_owned()).spawn(run).expect("the system has room for a thread");
         Self(jobs)
     }
@@ -93,182 +140,44 @@ pub(super) fn progress(assigned: &Assigned, window: u32) -> Result<Progress, Met
     Progress::restore(assigned.base, &assigned.metadata, window)
 }
 
-fn open(settings: &IndexSettings, reader: &mut Option<Reader>, job: Job) -> Opened {
-    let Job { lane, epoch, assigned, window } = job;
-    let progress = progress(&assigned, window).unwrap_or_else(|error| {
-        // Written by another version: what it says is lost, so these records are delivered again, as after a crash.
-        tracing::error!(topic = %assigned.at.topic, partition = assigned.at.partition, %error, "progress above the committed offset is not known");
-        Progress::restore(assigned.base, "", window).expect("empty metadata is known")
-    });
-    let (index, from_log) = loop {
-        match build(settings, reader, &lane, &assigned) {
-            Ok(built) => break built,
-            Err(error) => {
-                tracing::warn!(%error, "the dedup index could not be read from the log, trying again");
-                *reader = None;
-                std::thread::sleep(Duration::from_secs(1));
-            }
-        }
-    };
-    tracing::info!(topic = %assigned.at.topic, partition = assigned.at.partition, base = assigned.base, high = index.high(),
-        ids = index.len(), from_log, "partition open");
-    let cache = Cache::new(settings, &assigned.at, index.high());
-    Opened { at: assigned.at, epoch, partition: Partition::new(progress, Some(index)), cache: Some(cache) }
+/// The opener's thread.
+struct Work {
+    settings: IndexSettings,
+    owner: Arc<dyn Owner>,
+    waiting: Receiver<Job>,
+    backlog: VecDeque<Job>,
 }
 
-/// The index up to `base` at least, and how many of its records were read from the log.
-fn build(
-    settings: &IndexSettings,
-    reader: &mut Option<Reader>,
-    lane: &Lane,
-    assigned: &Assigned,
-) -> Result<(Index, i64), ReadError> {
-    let Assigned { at, base, low, high, .. } = assigned;
-    let (base, low, high) = (*base, *low, *high);
-    if base <= low {
-        // Nothing lies before: whatever the cache has is of another log.
-        forget(settings, at);
-        return Ok((Index::new(settings.window, base), 0));
-    }
-    let reader = match reader {
-        Some(reader) => reader,
-        None => reader.insert(Reader::new(&settings.kafka)?),
-    };
-    let start = window_start(settings, reader, assigned)?.max(low);
-    let mut index = load(settings, reader, lane, at, (start, high))?.unwrap_or_else(|| {
-        forget(settings, at);
-        Index::new(settings.window, start)
-    });
-    let from = index.high();
-    if from < base {
-        let mut cache = Cache::new(settings, at, from);
-        reader.read(&at.topic, at.partition, (from, base), |record| {
-            let mut changed = Vec::new();
-            match (settings.key_of)(lane, &record) {
-                Some(key) => {
-                    index.look(record.offset(), key.id, key.previous, record.time_ms(), &mut changed);
+impl Work {
+    fn run(mut self) {
+        loop {
+            if self.backlog.is_empty() {
+                match self.waiting.recv() {
+                    Ok(job) => self.backlog.push_back(job),
+                    Err(_) => return,
                 }
-                None => index.cover(record.offset() + 1),
             }
-            cache.note(record.offset(), &changed);
-            ControlFlow::Continue(())
-        })?;
-        index.cover(base);
-        cache.cover(base);
-        cache.flush();
-    }
-    Ok((index, (base - from).max(0)))
-}
-
-/// The first offset that can matter to a verdict at or after `base`.
-fn window_start(settings: &IndexSettings, reader: &Reader, assigned: &Assigned) -> Result<i64, ReadError> {
-    if settings.embedded {
-        return Ok(assigned.low);
-    }
-    let at = &assigned.at;
-    let mut time_ms = settings.clock.unix_ms();
-    reader.read(&at.topic, at.partition, (assigned.base, assigned.high.min(assigned.base + 1)), |record| {
-        time_ms = time_ms.min(record.time_ms());
-        ControlFlow::Break(())
-    })?;
-    let window_ms = u64::try_from(settings.window.as_millis()).unwrap_or(u64::MAX);
-    Ok(reader.offset_at(&at.topic, at.partition, time_ms.saturating_sub(window_ms))?.min(assigned.base))
-}
-
-/// The index from the cache, if it covers the window from `start` on and belongs to this log.
-fn load(
-    settings: &IndexSettings,
-    reader: &Reader,
-    lane: &Lane,
-    at: &TopicPartition,
-    (start, end): (i64, i64),
-) -> Result<Option<Index>, ReadError> {
-    let batches = match settings.store.load(&settings.cached(at), at.partition, settings.clock.unix_ms()) {
-        Ok(batches) => batches,
-        Err(error) => {
-            tracing::warn!(topic = %at.topic, partition = at.partition, %error, "the index cache is of no use here: the log is scanned");
-            return Ok(None);
-        }
-    };
-    let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return Ok(None) };
-    if first.first > start || last.next > end || last.anchor.0 < start {
-        return Ok(None);
-    }
-    let mut belongs = false;
-    reader.read(&at.topic, at.partition, (last.anchor.0, last.anchor.0 + 1), |record| {
-        belongs = record.offset() == last.anchor.0
-            && (settings.key_of)(lane, &record).is_some_and(|key| key.id == last.anchor.1);
-        ControlFlow::Break(())
-    })?;
-    if !belongs {
-        tracing::warn!(topic = %at.topic, partition = at.partition, "the index cache is of another log: the topic was made anew");
-        return Ok(None);
-    }
-    let mut index = Index::new(settings.window, start);
-    for batch in &batches {
-        batch.entries.iter().for_each(|entry| index.restore(*entry, batch.next));
-        index.cover(batch.next);
-    }
-    Ok(Some(index))
-}
-
-fn forget(settings: &IndexSettings, at: &TopicPartition) {
-    if let Err(error) = settings.store.forget(&settings.cached(at), at.partition) {
-        tracing::warn!(topic = %at.topic, partition = at.partition, %error, "the index cache could not be emptied");
-    }
-}
-
-/// Collects what the index learns into batches for the cache.
-pub(super) struct Cache {
-    store: Weak<dyn Store>,
-    topic: String,
-    partition: i32,
-    batch: Batch,
-}
-
-impl Cache {
-    fn new(settings: &IndexSettings, at: &TopicPartition, first: i64) -> Self {
-        Self {
-            store: Arc::downgrade(&settings.store),
-            topic: settings.cached(at),
-            partition: at.partition,
-            batch: empty(first),
-        }
-    }
-
-    /// Takes note of a record: what it changed, if anything.
-    pub(super) fn note(&mut self, offset: i64, changed: &[Entry]) {
-        if offset < self.batch.next {
-            return;
-        }
-        self.batch.next = offset + 1;
-        if let Some(entry) = changed.first() {
-            self.batch.anchor = (offset, entry.id);
-        }
-        self.batch.entries.extend_from_slice(changed);
-        if self.batch.entries.len() >= BATCH_ENTRIES {
-            self.flush();
-        }
-    }
-
-    fn cover(&mut self, next: i64) {
-        self.batch.next = self.batch.next.max(next);
-    }
-
-    /// Hands the batch to the store. A failure costs start-up time only: the chain has a hole there.
-    pub(super) fn flush(&mut self) {
-        if self.batch.entries.is_empty() {
-            return;
-        }
-        let batch = std::mem::replace(&mut self.batch, empty(0));
-        self.batch = empty(batch.next);
-        let Some(store) = self.store.upgrade() else { return };
-        if let Err(error) = store.append(&self.topic, self.partition, &batch) {
-            tracing::warn!(topic = %self.topic, partition = self.partition, %error, "the index cache could not be written");
+            self.backlog.extend(self.waiting.try_iter());
+            let owner = self.owner.clone();
+            self.backlog.retain(|job| owner.wants(job));
+            let Some(topic) = self.backlog.front().map(|job| job.assigned.at.topic.clone()) else { continue };
+            let mut burst = burst::Burst::new(&self.settings, &*owner, topic);
+            if let Err(error) = burst.run(&self.waiting, &mut self.backlog) {
+                tracing::warn!(%error, "the dedup index could not be read from the log, trying again");
+                self.backlog.extend(burst.left());
+                std::thread::sleep(PAUSE);
+            }
         }
     }
 }
 
-fn empty(first: i64) -> Batch {
-    Batch { first, next: first, anchor: (-1, KeyedId([0; KeyedId::LEN])), entries: Vec::new() }
+/// A partition that can be admitted from.
+fn partition(job: &Job, index: Index) -> Partition {
+    let Assigned { at, base, .. } = &job.assigned;
+    let progress = progress(&job.assigned, job.window).unwrap_or_else(|error| {
+        // Written by another version: what it says is lost, so these records are delivered again, as after a crash.
+        tracing::error!(topic = %at.topic, partition = at.partition, %error, "progress above the committed offset is not known");
+        Progress::restore(*base, "", job.window).expect("empty metadata is known")
+    });
+    Partition::new(progress, Some(index))
 }

@@ -1,88 +1,133 @@
+//! Chains, and the cache in sled.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::keeper::Disk as _;
+use super::sled_disk::SledDisk;
 use super::*;
 
 const WINDOW: Duration = Duration::from_secs(80);
 
-fn batch(first: i64, next: i64, seen_ms: u64) -> Batch {
-    let id = |offset: i64| KeyedId(i128::from(offset).to_be_bytes());
-    let entries = (first..next).map(|offset| Entry { id: id(offset), owner: offset, seen_ms }).collect();
-    Batch { first, next, anchor: (next - 1, id(next - 1)), entries }
+pub(super) fn place(partition: i32) -> Place {
+    Place::new("t", "main", partition)
 }
 
-fn open(dir: &std::path::Path, cluster: &str) -> SledStore {
-    SledStore::open(dir, WINDOW, 1 << 20, cluster).unwrap()
+pub(super) fn batch(first: i64, next: i64, time_ms: u64) -> Batch {
+    let id = |offset: i64| KeyedId(i128::from(offset).to_be_bytes());
+    let entries = (first..next).map(|offset| Entry { id: id(offset), owner: offset, seen_ms: time_ms }).collect();
+    let anchor = Some(Anchor { offset: next - 1, id: id(next - 1), time_ms });
+    Batch { first, next, time_ms, anchor, entries }
+}
+
+fn open(dir: &Path, cluster: &str) -> SledDisk {
+    SledDisk::open(dir, WINDOW, 1 << 20, cluster).unwrap()
+}
+
+fn load(disk: &mut SledDisk, partition: i32) -> Vec<Batch> {
+    chain(disk.load(&place(partition)).unwrap())
+}
+
+#[test]
+fn a_hole_ends_the_chain_and_leftovers_do_not() {
+    let ends = |batches: &[(i64, i64)]| {
+        let batches = batches.iter().map(|(first, next)| batch(*first, *next, 1000)).collect();
+        chain(batches).iter().map(|batch| batch.next).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&[(3, 5), (0, 3), (6, 9)]), [3, 5], "5 to 6 is missing");
+    assert_eq!(ends(&[(0, 3), (3, 7), (6, 9), (7, 10)]), [3, 7, 10], "6 to 9 is from before 3 to 7 was filled");
+    assert_eq!(ends(&[(0, 3), (0, 2), (3, 4)]), [3, 4]);
+    assert_eq!(ends(&[]), [0; 0]);
 }
 
 #[test]
 fn batches_come_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let batches = [batch(0, 3, 1000), batch(3, 9, 11_000), batch(9, 10, 21_000)];
-    {
-        let store = open(dir.path(), "c");
-        batches.iter().for_each(|batch| store.append("t", 1, batch).unwrap());
-        store.append("t", 11, &batch(0, 1, 1000)).unwrap();
-    }
-    let store = open(dir.path(), "c");
-    assert_eq!(store.load("t", 1, 21_000).unwrap(), batches);
-    store.forget("t", 1).unwrap();
-    assert_eq!(store.load("t", 1, 21_000).unwrap(), []);
-    assert_eq!(store.load("t", 11, 21_000).unwrap().len(), 1, "partition 11 is not partition 1");
+    let empty = Batch { entries: Vec::new(), anchor: None, ..batch(10, 500, 21_000) };
+    let batches = [batch(0, 3, 1000), batch(3, 9, 11_000), batch(9, 10, 21_000), empty];
+    let mut disk = open(dir.path(), "c");
+    batches.iter().for_each(|batch| disk.append(&place(1), batch).unwrap());
+    disk.append(&place(11), &batch(0, 1, 1000)).unwrap();
+    disk.close();
+    let mut disk = open(dir.path(), "c");
+    assert_eq!(load(&mut disk, 1), batches);
+    disk.forget(&place(1)).unwrap();
+    assert_eq!(load(&mut disk, 1), []);
+    assert_eq!(load(&mut disk, 11).len(), 1, "partition 11 is not partition 1");
+    disk.close();
 }
 
 #[test]
-fn a_hole_ends_the_chain() {
+fn what_is_older_than_the_window_goes_while_running() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), "c");
-    for batch in [batch(0, 3, 1000), batch(3, 5, 1000), batch(6, 9, 1000)] {
-        store.append("t", 0, &batch).unwrap();
-    }
-    assert_eq!(store.load("t", 0, 1000).unwrap().last().map(|batch| batch.next), Some(5));
-}
-
-#[test]
-fn what_is_older_than_the_window_is_dropped() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), "c");
-    store.append("t", 0, &batch(0, 3, 9_999)).unwrap();
-    store.append("t", 0, &batch(3, 5, 10_000)).unwrap();
-    assert_eq!(store.load("t", 0, 90_000).unwrap().len(), 1, "a tree spans an eighth of the window");
-    assert_eq!(store.load("t", 0, 20_000).unwrap().len(), 1, "and is gone for good");
+    let mut disk = open(dir.path(), "c");
+    disk.append(&place(0), &batch(0, 3, 9_999)).unwrap();
+    disk.append(&place(0), &batch(3, 5, 10_000)).unwrap();
+    disk.append(&place(0), &batch(5, 6, 89_999)).unwrap();
+    assert_eq!(load(&mut disk, 0).len(), 3, "a tree spans an eighth of the window");
+    disk.append(&place(0), &batch(6, 7, 90_000)).unwrap();
+    assert_eq!(load(&mut disk, 0).first().map(|batch| batch.first), Some(3), "the chain begins later");
+    disk.append(&place(1), &batch(0, 1, 200_000)).unwrap();
+    assert_eq!(load(&mut disk, 0).len(), 3, "another partition's time says nothing");
+    disk.sweep(90_000 + 160_000 + 9_999).unwrap();
+    assert_eq!(load(&mut disk, 0).len(), 1, "nobody reads it here: the wall clock, at twice the window");
+    disk.sweep(90_000 + 160_000 + 10_000).unwrap();
+    assert_eq!((load(&mut disk, 0).len(), load(&mut disk, 1).len()), (0, 1));
+    disk.close();
 }
 
 #[test]
 fn another_cluster_starts_empty() {
     let dir = tempfile::tempdir().unwrap();
-    open(dir.path(), "c").append("t", 0, &batch(0, 3, 1000)).unwrap();
-    assert_eq!(open(dir.path(), "d").load("t", 0, 1000).unwrap(), []);
+    let mut disk = open(dir.path(), "c");
+    disk.append(&place(0), &batch(0, 3, 1000)).unwrap();
+    disk.close();
+    let mut disk = open(dir.path(), "d");
+    assert_eq!(load(&mut disk, 0), []);
+    disk.close();
 }
 
 #[test]
-fn garbage_is_an_empty_cache() {
+fn a_batch_that_is_not_as_it_was_written_is_a_hole() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-    open(&path, "c").append("t", 0, &batch(0, 3, 1000)).unwrap();
-    std::fs::write(path.join("db"), [0xa5; 100]).unwrap();
-    std::fs::write(path.join("conf"), "garbage").unwrap();
-    assert_eq!(open(&path, "c").load("t", 0, 1000).unwrap(), []);
-}
-
-#[test]
-fn what_cannot_be_opened_is_put_aside() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-    std::fs::write(&path, "not a folder").unwrap();
-    assert_eq!(open(&path, "c").load("t", 0, 1000).unwrap(), []);
-    assert!(dir.path().join("index.bad").exists());
-}
-
-#[test]
-fn every_prefix_of_a_value_is_refused_or_whole_entries() {
-    let whole = batch(5, 8, 1000);
-    let value = encode(&whole);
-    assert_eq!(decode(&5_i64.to_be_bytes(), &value).unwrap(), whole);
-    for len in 0..value.len() {
-        let decoded = decode(&5_i64.to_be_bytes(), &value[..len]);
-        assert_eq!(decoded.is_ok(), len >= 32 && len % 32 == 0, "{len}");
+    let mut disk = open(dir.path(), "c");
+    for (first, next) in [(0, 3), (3, 5), (5, 9)] {
+        disk.append(&place(0), &batch(first, next, 1000)).unwrap();
     }
-    assert!(decode(&[0; 7], &value).is_err());
-    assert!(decode(&8_i64.to_be_bytes(), &value).is_err(), "a batch is not empty");
+    disk.bend(&place(0), 3);
+    assert_eq!(load(&mut disk, 0).last().map(|batch| batch.next), Some(3));
+    disk.close();
+}
+
+/// The cache must not keep what it was asked for: its memory is bounded by `cache_bytes`, not by the index.
+#[test]
+fn loading_does_not_fill_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = open(dir.path(), "c");
+    let full = |first: i64| {
+        let mut full = batch(first, first + 128, 1000);
+        full.entries.iter_mut().for_each(|entry| entry.id = KeyedId(rand(entry.owner)));
+        full
+    };
+    for partition in 0..256 {
+        (0..64).for_each(|at| disk.append(&place(partition), &full(at * 128)).unwrap());
+    }
+    disk.flush().unwrap();
+    disk.close();
+    let mut disk = open(dir.path(), "c");
+    let before = resident_bytes();
+    (0..256).for_each(|partition| assert_eq!(load(&mut disk, partition).len(), 64));
+    let grown = resident_bytes().saturating_sub(before);
+    // 64 MiB of batches were loaded; without the drain all of it stays.
+    assert!(grown < 45 << 20, "{grown} bytes");
+    disk.close();
+}
+
+fn rand(seed: i64) -> [u8; 16] {
+    u128::from(seed.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes()
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
