@@ -11,9 +11,10 @@ use common::clock::Clock;
 use common::config::environment;
 use common::kafka::admin::{Admin, AdminError, TopicSpec, TopicState};
 use common::kafka::client::KafkaConfig;
-use common::kafka::consumer::{commit_first, committed};
+use common::kafka::consumer::commit_first;
+use processor::checks::{self, Inspection};
 use processor::config::{Config, SinkKind};
-use processor::topics::{Finding, check, specs};
+use processor::topics::{Finding, specs};
 
 use crate::{Verdict, say};
 
@@ -65,31 +66,31 @@ pub async fn run(command: &Command) -> Result<Verdict> {
         Command::Create { args, outputs } => {
             let config = load(args)?;
             let created = create(&config, *outputs).await?;
-            let findings = inspect(&config).await?;
+            let Inspection { findings, warnings } = inspect(&config).await?;
             if args.json {
                 let groups: serde_json::Map<_, _> =
                     created.groups.into_iter().map(|(group, count)| (group, count.into())).collect();
                 let (made, there) = (created.made, created.there);
                 say::json(
-                    &serde_json::json!({ "made": made, "there": there, "first_offsets": groups, "findings": json(&findings) }),
+                    &serde_json::json!({ "made": made, "there": there, "first_offsets": groups, "findings": json(&findings), "warnings": json(&warnings) }),
                 );
             } else {
                 tell_created(&created);
-                tell_findings(&findings);
+                tell_findings(&findings, &warnings);
             }
             Ok(Verdict::good_if(findings.is_empty()))
         }
         Command::Check(args) => {
-            let findings = inspect(&load(args)?).await?;
+            let Inspection { findings, warnings } = inspect(&load(args)?).await?;
             if args.json {
-                say::json(&serde_json::json!({ "findings": json(&findings) }));
-            } else if findings.is_empty() {
+                say::json(&serde_json::json!({ "findings": json(&findings), "warnings": json(&warnings) }));
+            } else if warnings.is_empty() && findings.is_empty() {
                 say::line(format_args!(
                     "{}: topics and groups are as they should be",
                     say::Paint::for_stdout().good("good")
                 ));
             } else {
-                tell_findings(&findings);
+                tell_findings(&findings, &warnings);
             }
             Ok(Verdict::good_if(findings.is_empty()))
         }
@@ -125,36 +126,9 @@ pub async fn create(config: &Config, outputs: bool) -> Result<Created> {
     Ok(created)
 }
 
-/// What is wrong with the topics and the groups of a deployment.
-pub async fn inspect(config: &Config) -> Result<Vec<Finding>> {
-    let admin = Admin::new(&config.kafka)?;
-    let mut findings = Vec::new();
-    let mut missing = Vec::new();
-    for spec in specs(config) {
-        let state = admin.describe(&spec.name).await.with_context(|| reach(&config.kafka))?;
-        if state.is_none() {
-            missing.push(spec.name.clone());
-        }
-        findings.extend(check(&spec, state.as_ref()));
-    }
-    let prefix = &config.topics.prefix;
-    for (group, topics) in config.groups() {
-        let group = group.name(prefix);
-        for topic in topics.iter().map(|topic| topic.name(prefix)).filter(|topic| !missing.contains(topic)) {
-            let offsets = blocking(|| committed(&config.kafka, &group, &topic, partitions(config)))?;
-            let without = offsets.iter().filter(|(offset, _)| offset.is_none()).count();
-            if without > 0 {
-                findings.push(Finding {
-                    wrong: format!("group {group} has no committed offset in {without} of its partitions"),
-                    remedy: "run `sealstream topics create`; if the group had offsets before, they expired, and it will read \
-                             again what the log still has"
-                        .to_owned(),
-                    topic,
-                });
-            }
-        }
-    }
-    Ok(findings)
+/// What is wrong with the topics and the groups of a deployment, as a processor sees it when it starts.
+pub async fn inspect(config: &Config) -> Result<Inspection> {
+    checks::inspect(config).await.with_context(|| format!("Kafka at {}", config.kafka.bootstrap))
 }
 
 /// The output topics of Kafka sinks, with the cluster that each lies in.
@@ -174,10 +148,6 @@ fn output_specs(config: &Config) -> impl Iterator<Item = (&KafkaConfig, TopicSpe
 
 fn partitions(config: &Config) -> i32 {
     i32::try_from(config.topics.partitions).expect("a checked configuration holds small numbers")
-}
-
-fn reach(kafka: &KafkaConfig) -> String {
-    format!("Kafka at {}", kafka.bootstrap)
 }
 
 async fn make(admin: &Admin, spec: &TopicSpec, created: &mut Created) -> Result<()> {
@@ -256,15 +226,11 @@ fn tell_created(created: &Created) {
     ));
 }
 
-fn tell_findings(findings: &[Finding]) {
+fn tell_findings(findings: &[Finding], warnings: &[Finding]) {
     let paint = say::Paint::for_stdout();
-    for finding in findings {
-        say::line(format_args!(
-            "{} topic {}: {}\n      {}",
-            paint.bad("wrong"),
-            finding.topic,
-            finding.wrong,
-            finding.remedy
-        ));
+    let findings = findings.iter().map(|finding| (paint.bad("wrong").to_string(), finding));
+    let warnings = warnings.iter().map(|warning| ("look".to_owned(), warning));
+    for (mark, finding) in findings.chain(warnings) {
+        say::line(format_args!("{mark} topic {}: {}\n      {}", finding.topic, finding.wrong, finding.remedy));
     }
 }

@@ -56,11 +56,11 @@ impl Deployment {
 #[test]
 fn topics_are_made_once_and_checked() {
     let deployment = Deployment::new();
-    // Three topics, and four retry lanes for each of two sinks.
+    // Three topics, four retry lanes for each of two sinks, and an output topic.
     let missing = deployment.topics(&["check"], &[]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     let findings = json(&missing)["findings"].as_array().unwrap().clone();
-    assert_eq!(findings.len(), 11);
+    assert_eq!(findings.len(), 12);
     assert!(
         findings.iter().all(|finding| finding["remedy"].as_str().unwrap().contains("topics create")),
         "{findings:?}"
