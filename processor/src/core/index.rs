@@ -81,12 +81,6 @@ impl Index {
         self.ids.bytes()
     }
 
-    /// Whether it has seen more than a window past a time. Then it may have forgotten, or given a new owner, what the
-    /// verdict on records of that time depends on: it is of no use to replay them.
-    pub fn is_ahead_of(&self, time_ms: u64) -> bool {
-        self.oldest() > time_ms
-    }
-
     /// Takes over an entry from a store. In the order in which they were made.
     pub fn restore(&mut self, entry: Entry, next: i64) {
         self.high = self.high.max(next);

@@ -120,8 +120,12 @@ impl Node {
         let base_ms = first.map_or(now_ms, |first| first.time_ms.min(now_ms));
         let start = log.offset_at(base_ms.saturating_sub(WINDOW_MS)).min(base);
         let cache = self.caches.entry(at).or_default();
-        let ahead = |index: &Index| broken != Broken::IndexNotAhead && index.is_ahead_of(base_ms);
-        let mut index = load(cache, start).filter(|index| !ahead(index)).unwrap_or_else(|| {
+        let of_use = |cached: &Cached| {
+            let from = log.offset_at(cached.time_ms.saturating_sub(WINDOW_MS));
+            cached.first <= from && (from <= base || broken == Broken::IndexNotAhead)
+        };
+        let cached = load(cache).filter(of_use).map(|cached| cached.index);
+        let mut index = cached.unwrap_or_else(|| {
             cache.clear();
             new_index(start)
         });
@@ -172,22 +176,30 @@ fn new_index(start: i64) -> Index {
     Index::new(Duration::from_millis(WINDOW_MS), start)
 }
 
-/// The index from the batches up to the first hole, if they begin early enough.
-fn load(cache: &BTreeMap<i64, Batch>, start: i64) -> Option<Index> {
-    let mut next = *cache.keys().next()?;
-    if next > start {
-        return None;
-    }
-    let mut index = new_index(start);
+/// What the batches up to the first hole say.
+struct Cached {
+    first: i64,
+    index: Index,
+    /// When the last of their ids was seen.
+    time_ms: u64,
+}
+
+fn load(cache: &BTreeMap<i64, Batch>) -> Option<Cached> {
+    let first = *cache.keys().next()?;
+    let mut cached = Cached { first, index: new_index(first), time_ms: 0 };
+    let mut next = first;
     for batch in cache.values() {
         if batch.first != next {
             break;
         }
-        batch.entries.iter().for_each(|entry| index.restore(*entry, batch.next));
-        index.cover(batch.next);
+        for entry in &batch.entries {
+            cached.index.restore(*entry, batch.next);
+            cached.time_ms = entry.seen_ms;
+        }
+        cached.index.cover(batch.next);
         next = batch.next;
     }
-    Some(index)
+    Some(cached)
 }
 
 fn note(cache: &mut BTreeMap<i64, Batch>, batch: &mut Batch, offset: i64, changed: &[Entry]) {

@@ -1,6 +1,6 @@
 //! Where the reading of each partition begins: after what the cache has, or at the window's beginning.
 //!
-//! A cache is used if it covers the window and belongs to this log. That it does is asked at both ends of its chain. The
+//! A cache is used if it covers the window, is not more than a window ahead of the committed offset, and belongs to this log. That it does is asked at both ends of its chain. The
 //! front: the log must have records of the front anchor's time around its offset, which a topic that was made anew, later, has
 //! not. The back: the record at the anchor's offset must have its id and time; it is the first that is read. Brokers' clocks
 //! that disagree can only make a good cache look like a bad one.
@@ -114,9 +114,11 @@ fn fitting(settings: &IndexSettings, scanner: &Scanner, warm: Vec<Cached>) -> Re
     let after = ask(&|cached| cached.front.time_ms + 1)?;
     let asked = starts.into_iter().zip(at).zip(after);
     let judged = warm.into_iter().zip(asked).map(|(cached, ((start, at), after))| {
-        let Assigned { low, high, .. } = cached.job.assigned;
+        let Assigned { base, low, high, .. } = cached.job.assigned;
         let start = start.unwrap_or(high).max(low);
-        let covers = cached.chain.first().is_some_and(|batch| batch.first <= start);
+        // One that is more than a window ahead of what is read next may have forgotten, or given a new owner, what the
+        // verdict on that depends on.
+        let covers = cached.chain.first().is_some_and(|batch| batch.first <= start) && start <= base;
         let front = cached.front.offset;
         let belongs = settings.embedded || (at.unwrap_or(high) <= front && front < after.unwrap_or(high));
         if !belongs {
