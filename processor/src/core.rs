@@ -6,6 +6,8 @@
 //!            permits freed ◀── Partition::committed ◀── commit acknowledged ◀── Partition::snapshot
 //! ```
 
+pub mod breaker;
+pub mod concurrency;
 pub mod index;
 pub mod lease;
 #[cfg(test)]
