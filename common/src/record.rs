@@ -16,6 +16,7 @@
 //! ss-redrive      how often it was redriven, decimal             from the first retry on
 //! ss-attempt      dispatches made so far, decimal                from the first retry on
 //! ss-hop          times parked for the present attempt, decimal  from the first retry on
+//! ss-due          not to be dispatched before, Unix ms, decimal  where its lane's delay is not all
 //! ss-reason       why it is dead                                 dead
 //! ss-status       the sink's HTTP status, if it gave one         dead
 //! ss-origin       topic role "/" partition "/" offset            dead
@@ -44,7 +45,7 @@ pub const MAC_HEADER: &str = "ss-mac";
 const VERSION: &str = "1";
 
 /// The headers that the MAC covers, in its order.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "ss-version",
     "ss-source",
     "ss-received",
@@ -56,6 +57,7 @@ const NAMES: [&str; 16] = [
     "ss-redrive",
     "ss-attempt",
     "ss-hop",
+    "ss-due",
     "ss-reason",
     "ss-status",
     "ss-origin",
@@ -76,6 +78,7 @@ enum Field {
     Redrive,
     Attempt,
     Hop,
+    Due,
     Reason,
     Status,
     Origin,
@@ -136,6 +139,8 @@ pub struct Retry {
     pub attempt: u32,
     /// Times parked for the present attempt.
     pub hop: u32,
+    /// Not to be dispatched before, Unix milliseconds; `None` where the delay of its lane is all.
+    pub due_ms: Option<u64>,
 }
 
 /// Why and where a record ended in `dead`.
@@ -375,6 +380,9 @@ impl Fields {
             fields.set(Field::Redrive, retry.redrive.to_string());
             fields.set(Field::Attempt, retry.attempt.to_string());
             fields.set(Field::Hop, retry.hop.to_string());
+            if let Some(due_ms) = retry.due_ms {
+                fields.set(Field::Due, due_ms.to_string());
+            }
         }
         fields
     }
@@ -431,6 +439,7 @@ impl<'a> Raw<'a> {
                 redrive: self.parsed(Field::Redrive)?,
                 attempt: self.parsed(Field::Attempt)?,
                 hop: self.parsed(Field::Hop)?,
+                due_ms: self.has(Field::Due).then(|| self.parsed(Field::Due)).transpose()?,
             })
         } else {
             None

@@ -12,6 +12,7 @@ use common::telemetry::LogConfig;
 use common::topics::{Delay, Group, Prefix, Topic};
 use serde::Deserialize;
 
+use crate::core::breaker::BreakerSettings;
 use crate::core::index;
 use crate::core::lease::Lease;
 use crate::core::progress::WINDOW_MAX;
@@ -227,9 +228,11 @@ pub struct Sink {
     #[serde(with = "config::duration")]
     pub timeout: Duration,
     /// Most that a crash can repeat, per lane.
-    pub permits: usize,
+    pub permits: Auto,
     /// Dispatches under way.
-    pub concurrency: usize,
+    pub concurrency: Auto,
+    /// `[sink.<name>.breaker]`
+    pub breaker: BreakerConfig,
     /// HTTP: where to.
     pub url: String,
     /// HTTP: the signing secret.
@@ -244,6 +247,96 @@ pub struct Sink {
     pub kafka: KafkaConfig,
     /// File: where.
     pub path: ConfigPath,
+}
+
+/// A number, or `"auto"`: what is right for the kind of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auto {
+    /// By the kind.
+    ByKind,
+    /// This many.
+    Exactly(usize),
+}
+
+impl<'de> Deserialize<'de> for Auto {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoVisitor;
+
+        impl serde::de::Visitor<'_> for AutoVisitor {
+            type Value = Auto;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a number of 1 or more, or \"auto\"")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Auto, E> {
+                let wrong = || E::invalid_value(serde::de::Unexpected::Unsigned(number), &self);
+                usize::try_from(number).ok().filter(|number| *number > 0).map(Auto::Exactly).ok_or_else(wrong)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Auto, E> {
+                let wrong = |_| E::invalid_value(serde::de::Unexpected::Signed(number), &self);
+                u64::try_from(number).map_err(wrong).and_then(|number| self.visit_u64(number))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Auto, E> {
+                if text == "auto" {
+                    return Ok(Auto::ByKind);
+                }
+                Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(AutoVisitor)
+    }
+}
+
+/// `[sink.<name>.breaker]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// The time over which results are counted.
+    #[serde(with = "config::duration")]
+    pub window: Duration,
+    /// Fewer results open nothing.
+    pub dispatches_min: u32,
+    /// The part of failures that opens.
+    pub failure_percent: u32,
+    /// How long it stays open at first.
+    #[serde(with = "config::duration")]
+    pub open_first: Duration,
+    /// The longest that it stays open.
+    #[serde(with = "config::duration")]
+    pub open_max: Duration,
+    /// Dispatches that decide whether it closes.
+    pub probes: u32,
+}
+
+impl From<BreakerConfig> for BreakerSettings {
+    fn from(config: BreakerConfig) -> Self {
+        let BreakerConfig { window, dispatches_min, failure_percent, open_first, open_max, probes } = config;
+        Self { window, dispatches_min, failure_percent, open_first, open_max, probes }
+    }
+}
+
+impl Sink {
+    /// Most that a crash can repeat, per lane.
+    pub fn permits(&self) -> usize {
+        match (self.permits, self.kind) {
+            (Auto::Exactly(permits), _) => permits,
+            (Auto::ByKind, SinkKind::Http) => 256,
+            (Auto::ByKind, SinkKind::Kafka | SinkKind::File) => 8192,
+        }
+    }
+
+    /// Most dispatches under way at once.
+    pub fn concurrency(&self) -> usize {
+        match (self.concurrency, self.kind) {
+            (Auto::Exactly(concurrency), _) => concurrency,
+            (Auto::ByKind, SinkKind::Http) => 64,
+            (Auto::ByKind, SinkKind::Kafka | SinkKind::File) => 8192,
+        }
+    }
 }
 
 /// What a sink is.
@@ -404,8 +497,18 @@ fn doubled(key: &str, keys: &[KeyFile], mistake: &mut impl FnMut(&str, &str)) {
 fn check_sink(name: &SinkId, sink: &Sink, session: Duration, mistakes: &mut Vec<Mistake>) {
     let key = |field: &str| format!("sink.{name}.{field}");
     let mut mistake = |field: &str, sentence: &str| mistakes.push(Mistake::new(key(field), sentence));
-    if sink.permits == 0 || sink.concurrency == 0 {
-        mistake("permits", "permits and concurrency must be 1 or more");
+    let breaker = &sink.breaker;
+    if breaker.window.is_zero() || breaker.open_first.is_zero() {
+        mistake("breaker.window", "window and open_first must not be zero");
+    }
+    if breaker.open_max < breaker.open_first {
+        mistake("breaker.open_max", "must not be less than breaker.open_first");
+    }
+    if !(1..=100).contains(&breaker.failure_percent) {
+        mistake("breaker.failure_percent", "must be from 1 to 100");
+    }
+    if breaker.dispatches_min == 0 || breaker.probes == 0 {
+        mistake("breaker.probes", "dispatches_min and probes must be 1 or more");
     }
     if Lease::new(session, sink.timeout).is_none() {
         mistake("timeout", "leaves no time to send in: it must be well below group.session");
@@ -481,6 +584,44 @@ topic = "events"
         assert!(window("45d").is_ok());
         let mistakes = window("46d").unwrap_err();
         assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), ["dedup.window"]);
+    }
+
+    #[test]
+    fn permits_and_concurrency_go_by_the_kind_of_the_sink_unless_they_are_given() {
+        let file = "[sink.disk]\nkind = \"file\"\npath = \"p\"\n";
+        let config = load(&format!("{GOOD}{file}")).unwrap();
+        let of = |config: &Config, sink: &str| {
+            let sink = &config.sink[&sink.parse::<SinkId>().unwrap()];
+            (sink.permits(), sink.concurrency())
+        };
+        assert_eq!(of(&config, "main"), (256, 64));
+        assert_eq!(of(&config, "out"), (8192, 8192));
+        assert_eq!(of(&config, "disk"), (8192, 8192));
+        let config = load(&format!("{GOOD}permits = 7\n{file}concurrency = 3\n")).unwrap();
+        assert_eq!((of(&config, "out"), of(&config, "disk")), ((7, 8192), (8192, 3)));
+        for bad in ["0", "-1", "\"many\"", "1.5", "true"] {
+            let mistakes = load(&format!("{GOOD}permits = {bad}\n")).unwrap_err();
+            assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), ["sink.out.permits"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_breaker_has_limits_that_fit_together() {
+        let breaker = |text: &str| load(&format!("{GOOD}[sink.out.breaker]\n{text}\n"));
+        let settings: BreakerSettings = load(GOOD).unwrap().sink[&"out".parse::<SinkId>().unwrap()].breaker.into();
+        assert_eq!((settings.dispatches_min, settings.failure_percent, settings.probes), (10, 50, 3));
+        for (text, key) in [
+            ("window = \"0s\"", "window"),
+            ("open_first = \"2m\"", "open_max"),
+            ("failure_percent = 0", "failure_percent"),
+            ("failure_percent = 101", "failure_percent"),
+            ("probes = 0", "probes"),
+            ("dispatches_min = 0", "probes"),
+        ] {
+            let mistakes = breaker(text).unwrap_err();
+            assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), [format!("sink.out.breaker.{key}")]);
+        }
+        assert!(breaker("open_first = \"1m\"\nfailure_percent = 100").is_ok());
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! The deliverer: hands each event to one sink, once. The same code runs on `events` and on the retry lanes.
 //!
 //! A failed dispatch is parked in a retry lane, an event that a sink refuses or that used up its attempts goes to `dead`;
-//! the offset completes when one of these is acknowledged.
+//! the offset completes when one of these is acknowledged. A dispatch waits before the sink's [`Gate`], holding its permit:
+//! while the sink is down records stay where they are, and lag grows instead of retry traffic.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::id::{KeyedId, SinkId, placement};
 use common::kafka::consumer::Incoming;
-use common::record::{Head, Identity, Reason, Retry};
+use common::record::{Head, Reason, Retry};
 use common::topics::Topic;
 use sha2::{Digest, Sha256};
 
+use crate::core::breaker::{Charge, Sign};
+use crate::core::concurrency::Load;
 use crate::core::partition::DedupKey;
-use crate::core::schedule::{Next, Schedule};
+use crate::core::schedule::{Next, Park, Schedule};
 use crate::engine::{Inspected, Lane, Turn, Work};
+use crate::gate::{Gate, Pass};
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
@@ -27,6 +32,8 @@ pub struct Deliverer {
     pub sink_id: SinkId,
     /// The sink.
     pub sink: Arc<Sink>,
+    /// Who may be dispatched to it, and when: one for all its lanes.
+    pub gate: Arc<Gate>,
     /// When to try again.
     pub schedule: Schedule,
     /// The oldest record that is delivered, in milliseconds between ingest and `events`.
@@ -35,6 +42,7 @@ pub struct Deliverer {
 
 impl Work for Deliverer {
     type Item = Item;
+    type Pass = Step;
 
     fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Item> {
         let mut item = Item::read(&self.pipeline.core_keys, &lane.topic, record);
@@ -52,8 +60,23 @@ impl Work for Deliverer {
         }
     }
 
-    async fn run(&self, turn: Turn, item: Item) -> Option<Outcome> {
-        match self.dispatch(&turn, &item).await {
+    async fn pass(&self, item: &Item) -> Step {
+        match &item.head {
+            Err(reason) => Step::Bury(*reason),
+            Ok(head) => match self.rest(head) {
+                Some(park) => Step::Wait(park),
+                None => Step::Dispatch(self.gate.pass().await),
+            },
+        }
+    }
+
+    async fn run(&self, turn: Turn, item: Item, step: Step) -> Option<Outcome> {
+        let end = match step {
+            Step::Bury(reason) => Err(reason.into()),
+            Step::Wait(park) => self.wait_on(&turn, &item, park),
+            Step::Dispatch(pass) => self.dispatch(&turn, &item, pass).await,
+        };
+        match end {
             Ok(()) => Some(Outcome::Delivered),
             Err(End::Dead { reason, status }) => {
                 let letter = Item { head: self.letter_head(&turn, &item, reason), value: item.value.clone() };
@@ -77,7 +100,17 @@ impl Work for Deliverer {
     }
 }
 
-/// How a dispatch that did not succeed goes on.
+/// What a run does with its record.
+pub enum Step {
+    /// The sink may have it now.
+    Dispatch(Pass),
+    /// Its lane is over, and it is not due.
+    Wait(Park),
+    /// It is not to be trusted.
+    Bury(Reason),
+}
+
+/// How a run goes on that delivers nothing.
 enum End {
     Dead { reason: Reason, status: Option<u16> },
     Park { head: Box<Head>, topic: Topic },
@@ -90,7 +123,13 @@ impl From<Reason> for End {
 }
 
 impl Deliverer {
-    async fn dispatch(&self, turn: &Turn, item: &Item) -> Result<(), End> {
+    /// Where a record waits on that came to the end of its lane before it is due.
+    fn rest(&self, head: &Head) -> Option<Park> {
+        let due_ms = head.retry.as_ref().and_then(|retry| retry.due_ms);
+        self.schedule.rest(due_ms, self.pipeline.clock.unix_ms())
+    }
+
+    async fn dispatch(&self, turn: &Turn, item: &Item, pass: Pass) -> Result<(), End> {
         let head = item.head.as_ref().map_err(|reason| *reason)?;
         let identity = head.identity.ok_or(Reason::BadMac)?;
         if head.retry.is_none() && turn.time_ms().saturating_sub(head.received_ms) > self.age_max_ms {
@@ -112,18 +151,22 @@ impl Deliverer {
         };
         let refusal = match self.sink.deliver(event).await {
             Ok(()) => {
+                pass.end(Sign::Works, Load::Borne);
                 let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
                 metrics::delivered(self.sink_id.as_str(), self.pipeline.clock.unix_ms().saturating_sub(first_ms));
                 return Ok(());
             }
             Err(refusal) => refusal,
         };
+        let charge = pass.end(refusal.sign(), refusal.load());
         metrics::failed(self.sink_id.as_str(), &refusal);
-        tracing::debug!(sink = %self.sink_id, %refusal, id = %identity.id, "dispatch failed");
+        tracing::debug!(sink = %self.sink_id, %refusal, ?charge, id = %identity.id, "dispatch failed");
         match refusal {
             Refusal::Permanent { status } => Err(End::Dead { reason: Reason::Refused, status: Some(status) }),
-            Refusal::Status { status, retry_after } => Err(self.park(turn, head, identity, Some(status), retry_after)),
-            Refusal::Timeout | Refusal::Transport(_) => Err(self.park(turn, head, identity, None, None)),
+            Refusal::Status { status, retry_after } => Err(self.failed(turn, head, charge, Some(status), retry_after)),
+            Refusal::Timeout | Refusal::Transport(_) | Refusal::Overload(_) => {
+                Err(self.failed(turn, head, charge, None, None))
+            }
         }
     }
 
@@ -135,6 +178,7 @@ impl Deliverer {
             redrive: 0,
             attempt: 0,
             hop: 0,
+            due_ms: None,
         })
     }
 
@@ -143,27 +187,37 @@ impl Deliverer {
         let head = item.head.as_ref().map_err(|reason| *reason)?;
         let before = self.before(turn, head);
         let attempt = before.attempt + u32::from(matches!(reason, Reason::Refused | Reason::Exhausted));
-        Ok(Head { retry: Some(Retry { attempt, ..before }), ..head.clone() })
+        Ok(Head { retry: Some(Retry { attempt, due_ms: None, ..before }), ..head.clone() })
     }
 
-    fn park(
-        &self,
-        turn: &Turn,
-        head: &Head,
-        identity: Identity,
-        status: Option<u16>,
-        asked: Option<std::time::Duration>,
-    ) -> End {
+    /// What becomes of an event whose dispatch failed, and may be tried again.
+    fn failed(&self, turn: &Turn, head: &Head, charge: Charge, status: Option<u16>, asked: Option<Duration>) -> End {
         let before = self.before(turn, head);
-        let attempt = before.attempt + 1;
-        match self.schedule.after(attempt, asked) {
-            Next::Exhausted => End::Dead { reason: Reason::Exhausted, status },
-            Next::Park { delay } => {
-                let retry = Retry { attempt, hop: 0, ..before };
-                let head = Head { identity: Some(identity), retry: Some(retry), ..head.clone() };
-                End::Park { head: Box::new(head), topic: Topic::Retry { sink: self.sink_id.clone(), delay } }
-            }
+        let now_ms = self.pipeline.clock.unix_ms();
+        match charge {
+            // The sink was what failed: the event goes to the end of the queue, and no nearer to `dead`.
+            Charge::Nothing => self.hop(head, before, self.schedule.again(asked, now_ms)),
+            Charge::Attempt => match self.schedule.after(before.attempt + 1, asked, now_ms) {
+                Next::Exhausted => End::Dead { reason: Reason::Exhausted, status },
+                Next::Park(park) => self.park(head, Retry { attempt: before.attempt + 1, hop: 0, ..before }, park),
+            },
         }
+    }
+
+    fn wait_on(&self, turn: &Turn, item: &Item, park: Park) -> Result<(), End> {
+        let head = item.head.as_ref().map_err(|reason| *reason)?;
+        Err(self.hop(head, self.before(turn, head), park))
+    }
+
+    /// Parks once more for the same attempt.
+    fn hop(&self, head: &Head, before: Retry, park: Park) -> End {
+        self.park(head, Retry { hop: before.hop.saturating_add(1), ..before }, park)
+    }
+
+    fn park(&self, head: &Head, retry: Retry, park: Park) -> End {
+        let retry = Retry { due_ms: park.due_ms, ..retry };
+        let head = Head { retry: Some(retry), ..head.clone() };
+        End::Park { head: Box::new(head), topic: Topic::Retry { sink: self.sink_id.clone(), delay: park.delay } }
     }
 }
 

@@ -14,6 +14,7 @@ mod throttle;
 mod turn;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -24,10 +25,11 @@ use common::shutdown::Group as Tasks;
 use common::topics::Topic;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::core::lease::Lease;
 use crate::core::partition::{Admit, DedupKey, Partition};
+use crate::core::schedule::wait_ms;
 use crate::metrics;
 use crate::outcome::Outcome;
 
@@ -40,11 +42,17 @@ pub trait Work: Send + Sync + 'static {
     /// A record in a form that outlives the consumer's buffer.
     type Item: Send + 'static;
 
+    /// What a run waits for before it begins.
+    type Pass: Send + 'static;
+
     /// Verifies and reads a record. On the poll thread: cheap, no I/O.
     fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Self::Item>;
 
+    /// Waits, as long as it takes, until the effect may begin. Dropped while it waits if the partition leaves.
+    fn pass(&self, item: &Self::Item) -> impl Future<Output = Self::Pass> + Send;
+
     /// Brings about the effect. Answers only when it is durable; `None` if the partition left before.
-    fn run(&self, turn: Turn, item: Self::Item) -> impl Future<Output = Option<Outcome>> + Send;
+    fn run(&self, turn: Turn, item: Self::Item, pass: Self::Pass) -> impl Future<Output = Option<Outcome>> + Send;
 }
 
 /// What a record turned out to be.
@@ -72,12 +80,12 @@ pub struct Lane {
     pub name: Arc<str>,
     /// The sink that the group works for; empty for the router.
     pub sink: String,
-    /// How long each record waits.
+    /// How long each record waits, at least.
     pub delay_ms: u64,
+    /// The partitions that a delay is spread over.
+    pub partitions: u32,
     /// Records whose completion is not committed yet.
     pub permits: usize,
-    /// Runs at once, of those.
-    pub concurrency: usize,
 }
 
 /// Settings of an engine.
@@ -109,7 +117,7 @@ pub struct Surroundings {
 /// See the module.
 pub struct Engine<W: Work> {
     work: W,
-    lanes: Vec<LaneState>,
+    lanes: Vec<Arc<Lane>>,
     settings: EngineSettings,
     surroundings: Surroundings,
     opener: Option<opening::Opener>,
@@ -118,13 +126,10 @@ pub struct Engine<W: Work> {
     drained: Condvar,
     /// Told at every change of the lease or of ownership.
     leased: Notify,
+    /// Told when partitions are fenced or gone.
+    left: Notify,
     dirty: AtomicBool,
     tick_ms: std::sync::OnceLock<Arc<AtomicU64>>,
-}
-
-struct LaneState {
-    lane: Arc<Lane>,
-    running: Arc<Semaphore>,
 }
 
 struct State<I> {
@@ -148,6 +153,15 @@ struct Slot<I> {
     cache: Option<cache::Cache>,
 }
 
+/// Whether a run has started.
+enum Begin {
+    Begun,
+    /// The lease does not hold now.
+    NotLeased,
+    /// Its partition is fenced or gone.
+    Left,
+}
+
 /// A record that was read too early.
 struct Held<I> {
     offset: i64,
@@ -168,14 +182,11 @@ impl<W: Work> Engine<W> {
     ) -> Option<Arc<Self>> {
         let lease = Lease::new(settings.session, settings.dispatch_timeout)?;
         let taken = vec![0; lanes.len()];
-        let lanes = lanes
-            .into_iter()
-            .map(|lane| LaneState { running: Arc::new(Semaphore::new(lane.concurrency)), lane: Arc::new(lane) });
         Some(Arc::new_cyclic(|engine: &Weak<Self>| {
             let opener = index.map(|index| opening::Opener::start(index, Arc::new(Openings(engine.clone()))));
             Self {
                 work,
-                lanes: lanes.collect(),
+                lanes: lanes.into_iter().map(Arc::new).collect(),
                 settings,
                 surroundings,
                 opener,
@@ -183,6 +194,7 @@ impl<W: Work> Engine<W> {
                 state: Mutex::new(State { slots: HashMap::new(), taken, lease, epoch: 0 }),
                 drained: Condvar::new(),
                 leased: Notify::new(),
+                left: Notify::new(),
                 dirty: AtomicBool::new(false),
                 tick_ms: std::sync::OnceLock::new(),
             }
@@ -200,7 +212,7 @@ impl<W: Work> Engine<W> {
     }
 
     fn lane_of(&self, at: &TopicPartition) -> Option<usize> {
-        self.lanes.iter().position(|state| state.lane.name == at.topic)
+        self.lanes.iter().position(|lane| lane.name == at.topic)
     }
 
     /// Takes a record that was read, or holds it if it is too early. There is room for one.
@@ -229,10 +241,13 @@ impl<W: Work> Engine<W> {
     ) -> Option<Held<W::Item>> {
         let State { slots, taken, .. } = state;
         let slot = slots.get_mut(at)?;
-        let lane = &self.lanes[slot.lane].lane;
+        let lane = &self.lanes[slot.lane];
         let partition = slot.partition.as_mut().ok()?;
-        if lane.delay_ms > 0 && self.surroundings.clock.unix_ms() < record.time_ms.saturating_add(lane.delay_ms) {
-            return Some(record);
+        if lane.delay_ms > 0 {
+            let wait_ms = wait_ms(lane.delay_ms, at.partition, lane.partitions);
+            if self.surroundings.clock.unix_ms() < record.time_ms.saturating_add(wait_ms) {
+                return Some(record);
+            }
         }
         let Held { offset, time_ms, inspected } = record;
         let key = match &inspected {
@@ -274,35 +289,67 @@ impl<W: Work> Engine<W> {
     }
 
     async fn run(self: Arc<Self>, mut turn: Turn, item: W::Item) {
-        let lane = self.lane_of(&turn.at).expect("a record comes from one of the lanes");
-        let Ok(_running) = self.lanes[lane].running.acquire().await else { return };
-        if !self.start(&turn).await {
-            return;
-        }
+        // The lease comes last: it must hold when the effect begins, however long the pass took. And no pass is kept while
+        // the lease is waited for: a run of another group may have one.
+        let pass = loop {
+            let Some(pass) = self.while_ours(&turn, self.work.pass(&item)).await else { return };
+            match self.begin(&turn) {
+                Begin::Begun => break pass,
+                Begin::NotLeased => drop(pass),
+                Begin::Left => return,
+            }
+            if !self.leased(&turn).await {
+                return;
+            }
+        };
         let unfinished = turn::Unfinished::new(&self.surroundings.die, &turn);
         turn.watch(self.clone());
         let place = turn.place();
-        let outcome = self.work.run(turn, item).await;
+        let outcome = self.work.run(turn, item, pass).await;
         unfinished.finished();
         self.finish(&place, outcome);
     }
 
-    /// Waits for the lease, then counts the run as started. `false` if the partition left.
-    async fn start(&self, turn: &Turn) -> bool {
+    /// Waits for something as long as the partition is ours; `None` once it leaves.
+    async fn while_ours<T>(&self, turn: &Turn, waited_for: impl Future<Output = T>) -> Option<T> {
+        let mut waited_for = pin!(waited_for);
+        loop {
+            let left = self.left.notified();
+            if !turn::Ownership::holds(self, &turn.at, turn.epoch) {
+                return None;
+            }
+            tokio::select! {
+                done = &mut waited_for => return Some(done),
+                () = left => {}
+            }
+        }
+    }
+
+    /// Counts the run as started if it may start.
+    fn begin(&self, turn: &Turn) -> Begin {
+        let mut state = self.state.lock();
+        let holds = self.lease_holds(&state.lease);
+        match state.slots.get_mut(&turn.at) {
+            Some(slot) if slot.epoch == turn.epoch && !slot.fenced => {
+                if !holds {
+                    return Begin::NotLeased;
+                }
+                slot.sending += 1;
+                Begin::Begun
+            }
+            Some(_) | None => Begin::Left,
+        }
+    }
+
+    /// Waits for the lease. `false` if the partition left.
+    async fn leased(&self, turn: &Turn) -> bool {
         loop {
             let changed = self.leased.notified();
-            {
-                let mut state = self.state.lock();
-                let holds = self.lease_holds(&state.lease);
-                match state.slots.get_mut(&turn.at) {
-                    Some(slot) if slot.epoch == turn.epoch && !slot.fenced => {
-                        if holds {
-                            slot.sending += 1;
-                            return true;
-                        }
-                    }
-                    Some(_) | None => return false,
-                }
+            if !turn::Ownership::holds(self, &turn.at, turn.epoch) {
+                return false;
+            }
+            if self.lease_holds(&self.state.lock().lease) {
+                return true;
             }
             // The tick may have been what was missing, and it tells nobody.
             let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
@@ -386,7 +433,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
-            metrics::lost_to_retention(&engine.lanes[lane].lane.sink, assigned.lost);
+            metrics::lost_to_retention(&engine.lanes[lane].sink, assigned.lost);
             state.epoch += 1;
             let epoch = state.epoch;
             let at = assigned.at.clone();
@@ -394,7 +441,7 @@ impl<W: Work> Handler for EngineHandler<W> {
                 Some(opener) => {
                     let closed = Commit { at: at.clone(), base: assigned.base, metadata: assigned.metadata.clone() };
                     opener.open(opening::Job {
-                        lane: engine.lanes[lane].lane.clone(),
+                        lane: engine.lanes[lane].clone(),
                         epoch,
                         assigned,
                         window: engine.settings.window,
@@ -422,7 +469,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         if slot.fenced || slot.partition.is_err() {
             return 0;
         }
-        let permits = engine.lanes[slot.lane].lane.permits;
+        let permits = engine.lanes[slot.lane].permits;
         if state.taken[slot.lane] >= permits {
             return 0;
         }
@@ -442,7 +489,7 @@ impl<W: Work> Handler for EngineHandler<W> {
     fn record(&self, at: &TopicPartition, record: Incoming<'_>) -> More {
         let engine = &self.0;
         let Some(lane) = engine.lane_of(at) else { return More::NotNow };
-        let inspected = engine.work.inspect(&engine.lanes[lane].lane, &record);
+        let inspected = engine.work.inspect(&engine.lanes[lane], &record);
         engine.take(at, Held { offset: record.offset(), time_ms: record.time_ms(), inspected })
     }
 
@@ -455,6 +502,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         }
         drop(state);
         self.0.leased.notify_waiters();
+        self.0.left.notify_waiters();
     }
 
     fn drain(&self, partitions: &[TopicPartition]) {
@@ -525,6 +573,7 @@ impl<W: Work> Handler for EngineHandler<W> {
         }
         drop(guard);
         engine.leased.notify_waiters();
+        engine.left.notify_waiters();
         engine.drained.notify_all();
     }
 

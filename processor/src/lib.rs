@@ -13,6 +13,7 @@ pub mod core;
 pub mod deliverer;
 pub mod engine;
 pub mod event;
+pub mod gate;
 pub mod metrics;
 pub mod outcome;
 pub mod pipeline;

@@ -1,8 +1,9 @@
 //! The processor's metrics, declared once.
 
 use common::topics::Topic;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use crate::core::breaker::{Sign, Stance};
 use crate::outcome::Outcome;
 use crate::sink::Refusal;
 
@@ -11,7 +12,8 @@ use crate::sink::Refusal;
 pub const RECORDS: &str = "processor_records_total";
 /// Seconds from the broker's time of an event's record to the sink's answer. Label: `sink`.
 pub const DELIVERY_SECONDS: &str = "processor_delivery_age_seconds";
-/// Dispatches that failed and may be tried again. Labels: `sink`, `kind` (`status`, `timeout`, `transport`).
+/// Dispatches that failed and may be tried again. Labels: `sink`, `kind` (`permanent`, `status`, `timeout`, `transport`,
+/// `overload`).
 pub const FAILURES: &str = "processor_dispatch_failures_total";
 /// Ids held in the dedup index. Labels: `sink`.
 pub const INDEX_IDS: &str = "processor_index_ids";
@@ -31,6 +33,15 @@ pub const CACHE_DISK: &str = "processor_index_cache_disk_bytes";
 pub const CACHE_BATCHES: &str = "processor_index_cache_batches_total";
 /// What went wrong with the index cache. Label: `kind` (`io`, `damage`, `panic`, `stuck`, `full`, `foreign`).
 pub const CACHE_FAULTS: &str = "processor_index_cache_faults_total";
+/// The circuit breaker of a sink: 0 closed, 1 half-open, 2 open. It turns half-open with the first probe, so without
+/// events an open one stays open. Label: `sink`.
+pub const BREAKER_STATE: &str = "processor_breaker_state";
+/// How often the circuit breaker of a sink opened, after failed probes too. Label: `sink`.
+pub const BREAKER_OPENINGS: &str = "processor_breaker_openings_total";
+/// Probes of a half-open circuit breaker that have ended. Labels: `sink`, `result` (`passed`, `failed`).
+pub const BREAKER_PROBES: &str = "processor_breaker_probes_total";
+/// How many dispatches to a sink may be under way at once now. Label: `sink`.
+pub const CONCURRENCY_LIMIT: &str = "processor_concurrency_limit";
 
 /// Describes every metric.
 pub fn describe() {
@@ -46,6 +57,10 @@ pub fn describe() {
     describe_gauge!(CACHE_DISK, Unit::Bytes, "the index cache's size on disk");
     describe_counter!(CACHE_BATCHES, Unit::Count, "batches for the index cache, by what became of them");
     describe_counter!(CACHE_FAULTS, Unit::Count, "what went wrong with the index cache");
+    describe_gauge!(BREAKER_STATE, Unit::Count, "the circuit breaker of a sink: 0 closed, 1 half-open, 2 open");
+    describe_counter!(BREAKER_OPENINGS, Unit::Count, "how often the circuit breaker of a sink opened");
+    describe_counter!(BREAKER_PROBES, Unit::Count, "probes of a half-open circuit breaker, by result");
+    describe_gauge!(CONCURRENCY_LIMIT, Unit::Count, "dispatches to a sink that may be under way at once now");
 }
 
 /// Counts a record's end.
@@ -134,4 +149,49 @@ pub(crate) fn opening(sink: &str, partitions: usize, left: u64, scanned: u64) {
 /// Counts records that are lost.
 pub(crate) fn lost_to_retention(sink: &str, records: u64) {
     counter!(LOST_TO_RETENTION, "sink" => sink.to_owned()).increment(records);
+}
+
+/// The metrics of a sink's gate.
+pub(crate) struct GateMetrics {
+    state: Gauge,
+    openings: Counter,
+    probes_passed: Counter,
+    probes_failed: Counter,
+    limit: Gauge,
+}
+
+impl GateMetrics {
+    pub(crate) fn new(sink: &str) -> Self {
+        let probes = |result: &'static str| counter!(BREAKER_PROBES, "sink" => sink.to_owned(), "result" => result);
+        Self {
+            state: gauge!(BREAKER_STATE, "sink" => sink.to_owned()),
+            openings: counter!(BREAKER_OPENINGS, "sink" => sink.to_owned()),
+            probes_passed: probes("passed"),
+            probes_failed: probes("failed"),
+            limit: gauge!(CONCURRENCY_LIMIT, "sink" => sink.to_owned()),
+        }
+    }
+
+    pub(crate) fn stance(&self, stance: Stance) {
+        self.state.set(match stance {
+            Stance::Closed => 0.0,
+            Stance::HalfOpen => 1.0,
+            Stance::Open => 2.0,
+        });
+    }
+
+    pub(crate) fn opened(&self) {
+        self.openings.increment(1);
+    }
+
+    pub(crate) fn probed(&self, sign: Sign) {
+        match sign {
+            Sign::Works | Sign::Answers => self.probes_passed.increment(1),
+            Sign::Fails => self.probes_failed.increment(1),
+        }
+    }
+
+    pub(crate) fn limit(&self, limit: usize) {
+        self.limit.set(u32::try_from(limit).unwrap_or(u32::MAX));
+    }
 }

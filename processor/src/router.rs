@@ -35,12 +35,15 @@ impl Router {
 
 impl Work for Router {
     type Item = Item;
+    type Pass = ();
 
     fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Item> {
         Inspected::Run { key: None, item: Item::read(&self.pipeline.edge_keys, &lane.topic, record) }
     }
 
-    async fn run(&self, turn: Turn, item: Item) -> Option<Outcome> {
+    async fn pass(&self, _: &Item) {}
+
+    async fn run(&self, turn: Turn, item: Item, (): ()) -> Option<Outcome> {
         let unsealed = match &item.head {
             Ok(head) => self.pipeline.sources.unseal(head, &item.value).map(|unsealed| (head, unsealed.id)),
             Err(reason) => Err(*reason),

@@ -13,6 +13,8 @@ use common::kafka::client::KafkaConfig;
 use zeroize::Zeroizing;
 
 use crate::config::{self, SinkKind};
+use crate::core::breaker::Sign;
+use crate::core::concurrency::Load;
 
 pub use file::FileSink;
 pub use http::HttpSink;
@@ -64,6 +66,9 @@ pub enum Refusal {
         /// How long it asks us to wait.
         retry_after: Option<Duration>,
     },
+    /// There was no room on our own way to the sink: it does not have the event.
+    #[error("no room on the way to the sink: {0}")]
+    Overload(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No answer in time: it may have the event.
     #[error("the sink did not answer in time")]
     Timeout,
@@ -78,8 +83,28 @@ impl Refusal {
         match self {
             Self::Permanent { .. } => "permanent",
             Self::Status { .. } => "status",
+            Self::Overload(_) => "overload",
             Self::Timeout => "timeout",
             Self::Transport(_) => "transport",
+        }
+    }
+
+    /// What it says about the sink. That it has enough (408, 425, 429) says that it is there.
+    pub fn sign(&self) -> Sign {
+        match self {
+            Self::Permanent { .. } | Self::Overload(_) | Self::Status { status: 408 | 425 | 429, .. } => Sign::Answers,
+            Self::Status { .. } | Self::Timeout | Self::Transport(_) => Sign::Fails,
+        }
+    }
+
+    /// What it says about the load. 500 and its like come from a fault and not from too much.
+    pub fn load(&self) -> Load {
+        match self {
+            Self::Status { status: 408 | 425 | 429 | 503, .. }
+            | Self::Overload(_)
+            | Self::Timeout
+            | Self::Transport(_) => Load::TooMuch,
+            Self::Permanent { .. } | Self::Status { .. } => Load::Unknown,
         }
     }
 }

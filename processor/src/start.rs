@@ -1,5 +1,6 @@
 //! Putting a processor together, and taking it apart in order.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::{Config, KeyFile};
 use crate::deliverer::{Deliverer, dedup_key};
 use crate::engine::{Engine, EngineHandler, EngineSettings, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work};
+use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::router::Router;
 use crate::sink::{Sink, SinkError};
@@ -169,7 +171,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     report_health(&deps.tasks, health.clone(), open);
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
-            tracing::info!(sink = %name, per_lane = sink.permits, lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
+            tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
         }
     }
     Ok(Running { admin_address, consumers, pipeline, sinks, store, health, tasks: deps.tasks, _slot: slot })
@@ -253,14 +255,18 @@ impl Builder<'_> {
         let current = keys.next().expect("a checked configuration has an id key");
         let work = Router::new(self.pipeline.clone(), current, keys.next());
         let in_flight = self.config.router.in_flight;
-        let lane = self.lane(Topic::Inbox, None, in_flight, in_flight);
+        let lane = self.lane(Topic::Inbox, None, in_flight);
         // A copy that is late is recognised behind it, so nothing is taken off the lease for a hand-off under way.
         self.group(&Group::Router, work, vec![lane], Duration::ZERO, None)
     }
 
     fn deliverer(&mut self, name: &SinkId, sink: &Arc<Sink>) -> Result<(), StartError> {
         let settings = &self.config.sink[name];
+        let (breaker, clock) = (settings.breaker.into(), self.deps.clock.clone());
+        // One for both groups: what one learns about the sink, the other knows.
+        let gate = Gate::new(name.clone(), breaker, settings.concurrency(), clock, RandomState::new().hash_one(name));
         let work = || Deliverer {
+            gate: gate.clone(),
             pipeline: self.pipeline.clone(),
             sink_id: name.clone(),
             sink: sink.clone(),
@@ -268,7 +274,7 @@ impl Builder<'_> {
             age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
         };
         let (fresh, again) = (work(), work());
-        let lane = |topic| self.lane(topic, Some(name), settings.permits, settings.concurrency);
+        let lane = |topic| self.lane(topic, Some(name), settings.permits());
         let events = vec![lane(Topic::Events)];
         let retries: Vec<Lane> = self.config.retry_topics(name).map(lane).collect();
         let pipeline = self.pipeline.clone();
@@ -292,13 +298,14 @@ impl Builder<'_> {
         self.group(&Group::Retry(name.clone()), again, retries, settings.timeout, Some(index))
     }
 
-    fn lane(&self, topic: Topic, sink: Option<&SinkId>, permits: usize, concurrency: usize) -> Lane {
+    fn lane(&self, topic: Topic, sink: Option<&SinkId>, permits: usize) -> Lane {
         let delay_ms = match &topic {
             Topic::Retry { delay, .. } => delay.as_ms(),
             Topic::Inbox | Topic::Events | Topic::Dead => 0,
         };
         let name = topic.name(&self.config.topics.prefix).into();
-        Lane { topic, name, sink: sink.map(SinkId::to_string).unwrap_or_default(), delay_ms, permits, concurrency }
+        let sink = sink.map(SinkId::to_string).unwrap_or_default();
+        Lane { topic, name, sink, delay_ms, partitions: self.config.topics.partitions, permits }
     }
 
     fn group<W: Work>(

@@ -260,8 +260,6 @@ fn load(dir: &Path, cluster: Option<&Cluster>) -> Result<(ingest::Config, Config
         ("PROCESSOR__RETRY__LANES", "[\"1s\", \"2s\"]"),
         // Rate ≤ permits / (sink time + commit time): the sinks are fast, so commits decide.
         ("PROCESSOR__SINK__MAIN__PERMITS", "1024"),
-        ("PROCESSOR__SINK__OUT__PERMITS", "1024"),
-        ("PROCESSOR__SINK__OUT__CONCURRENCY", "512"),
     ]);
     let ingest = ingest::Config::load(Some(&dir.join(INGEST)), ingest.into_iter())?;
     Ok((ingest, Config::load(Some(&dir.join(PROCESSOR)), processor.into_iter())?))

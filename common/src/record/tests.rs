@@ -19,6 +19,7 @@ fn head() -> Head {
             redrive: 0,
             attempt: 3,
             hop: 1,
+            due_ms: Some(1_700_003_600_000),
         }),
     }
 }
@@ -46,7 +47,11 @@ fn round_trip_with_and_without_every_optional_part() {
     let full = head();
     let inbox = Head { traceparent: None, identity: None, retry: None, ..head() };
     let events = Head { identity: Some(Identity { id: KeyedId([7; 16]), previous: None }), retry: None, ..head() };
-    for (topic, head) in [(retry_topic(), full), (Topic::Inbox, inbox), (Topic::Events, events)] {
+    let retry = head().retry.map(|retry| Retry { due_ms: None, ..retry });
+    let by_lane = Head { retry, ..head() };
+    for (topic, head) in
+        [(retry_topic(), full), (retry_topic(), by_lane), (Topic::Inbox, inbox), (Topic::Events, events)]
+    {
         let headers = keys.seal(&topic, &head, b"body");
         assert_eq!(open(&keys, &topic, &headers, b"body"), Ok(head));
     }
@@ -160,4 +165,4 @@ fn the_mac_is_as_documented() {
     assert_eq!(headers.last().unwrap().1, GOLDEN.as_bytes());
 }
 
-const GOLDEN: &str = "1:edge-1:PUXnZbaU2aQk0ReIR7gjxaz1dYdb5B_-Qlg646v1gys";
+const GOLDEN: &str = "1:edge-1:3VhIiw4nbLn1rR-Rmb911Myl7wxI-8fsBBuqbrGjE5s";

@@ -9,22 +9,31 @@ use super::*;
 const NOW_MS: u64 = 1_700_000_000_000;
 const PERMITS: usize = 4;
 const DELAY_MS: u64 = 10_000;
+const PARTITIONS: u32 = 6;
 
 /// Runs wait until the test ends them.
 #[derive(Default)]
 struct ByHand {
     under_way: Mutex<HashMap<i64, oneshot::Sender<Option<Outcome>>>>,
     started: Mutex<Vec<i64>>,
+    /// What gets no pass.
+    barred: tokio::sync::watch::Sender<Vec<i64>>,
 }
 
 impl Work for Arc<ByHand> {
     type Item = i64;
+    type Pass = ();
 
     fn inspect(&self, _: &Lane, _: &Incoming<'_>) -> Inspected<i64> {
         unreachable!("the tests take records as they are after their inspection")
     }
 
-    async fn run(&self, _: Turn, offset: i64) -> Option<Outcome> {
+    async fn pass(&self, offset: &i64) {
+        let waits = self.barred.subscribe().wait_for(|barred| !barred.contains(offset)).await.is_ok();
+        assert!(waits, "the bench outlives its runs");
+    }
+
+    async fn run(&self, _: Turn, offset: i64, (): ()) -> Option<Outcome> {
         let (end, ended) = oneshot::channel();
         self.under_way.lock().insert(offset, end);
         self.started.lock().push(offset);
@@ -50,8 +59,8 @@ impl Bench {
             name: "events".into(),
             sink: "main".to_owned(),
             delay_ms,
+            partitions: PARTITIONS,
             permits: PERMITS,
-            concurrency: PERMITS,
         };
         let settings = EngineSettings {
             window,
@@ -136,7 +145,9 @@ async fn a_lane_holds_one_record_that_is_not_due_and_takes_no_other() {
     assert!(bench.room() > 0);
     assert_eq!(bench.offer(0, NOW_MS), More::NotNow, "it is held");
     assert_eq!(bench.room(), 0, "another would take its place");
-    bench.advance(Duration::from_millis(DELAY_MS - 1));
+    // Half of the tenth that six partitions are spread over: this one is the fourth.
+    let wait_ms = DELAY_MS + DELAY_MS / 20;
+    bench.advance(Duration::from_millis(wait_ms - 1));
     assert_eq!(bench.room(), 0, "one millisecond early");
     assert!(bench.work.started.lock().is_empty());
     bench.advance(Duration::from_millis(1));
@@ -230,4 +241,46 @@ async fn a_run_without_an_outcome_stays_open() {
     bench.offer(0, NOW_MS);
     bench.end(0, None).await;
     assert_eq!(bench.commit().base, 0, "it is replayed by whoever owns the partition next");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_pass_holds_its_permit_and_leaves_with_its_partition() {
+    let bench = Bench::new(0, 1024);
+    bench.work.barred.send_replace((0..4).collect());
+    for offset in 0..4 {
+        assert_eq!(bench.offer(offset, NOW_MS), More::Yes);
+    }
+    let tasks = || bench.engine.surroundings.tasks.clone();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((bench.room(), bench.sending()), (0, 0), "nothing is admitted, and nothing counts as sent");
+    bench.commit();
+    assert_eq!(bench.room(), 0, "a commit frees nothing");
+
+    bench.work.barred.send_replace(vec![1, 2, 3]);
+    bench.end(0, Some(Outcome::Delivered)).await;
+    let partitions = std::slice::from_ref(&bench.at);
+    bench.handler.fence(partitions);
+    // With every pass still barred: they leave because of the fence, and there is nothing to drain.
+    assert!(tasks().wait(Duration::from_secs(10)).await, "every run has ended");
+    bench.handler.drain(partitions);
+    assert_eq!(*bench.work.started.lock(), [0]);
+    assert_eq!(bench.commit().base, 1);
+    bench.handler.revoked(partitions);
+}
+
+#[tokio::test]
+async fn a_pass_that_comes_after_the_lease_has_ended_starts_nothing() {
+    let bench = Bench::new(0, 1024);
+    bench.work.barred.send_replace(vec![0]);
+    bench.offer(0, NOW_MS);
+    bench.advance(Duration::from_secs(30));
+    bench.work.barred.send_replace(Vec::new());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.work.started.lock().is_empty(), "the lease is asked for last");
+    bench.commit();
+    bench.end(0, Some(Outcome::Delivered)).await;
 }

@@ -70,8 +70,7 @@ impl KafkaSink {
 fn refusal(error: ProduceError) -> Refusal {
     match error {
         ProduceError::TooLarge => Refusal::Permanent { status: TOO_LARGE },
-        error @ (ProduceError::QueueFull | ProduceError::Unavailable(_) | ProduceError::Closed) => {
-            Refusal::Transport(Box::new(error))
-        }
+        error @ ProduceError::QueueFull => Refusal::Overload(Box::new(error)),
+        error @ (ProduceError::Unavailable(_) | ProduceError::Closed) => Refusal::Transport(Box::new(error)),
     }
 }

@@ -41,8 +41,8 @@ pub(super) struct Record {
     pub(super) time_ms: u64,
     /// What it is, and what it is known by too.
     pub(super) what: (What, Option<What>),
-    /// How often it is still to be parked before it is dispatched.
-    pub(super) hops_left: u32,
+    /// When it is due, where the delay of its lane is not all.
+    pub(super) due_ms: Option<u64>,
     /// What the product knows it by.
     pub(super) key: DedupKey,
     /// Whether an earlier one within the window before it is the same.
@@ -63,7 +63,14 @@ pub(super) struct Log {
 
 impl Log {
     /// Adds a record after `gap` offsets that nobody sees.
-    pub(super) fn append(&mut self, gap: i64, time_ms: u64, what: (What, Option<What>), hops_left: u32, key: DedupKey) {
+    pub(super) fn append(
+        &mut self,
+        gap: i64,
+        time_ms: u64,
+        what: (What, Option<What>),
+        due_ms: Option<u64>,
+        key: DedupKey,
+    ) {
         self.time_ms = self.time_ms.max(time_ms);
         let same = |a: What| a == what.0 || Some(a) == what.1;
         let repeat = self.records.iter().rev().any(|earlier| {
@@ -73,7 +80,7 @@ impl Log {
         let offset = self.end + gap;
         self.end = offset + 1;
         let monotonic_ms = self.time_ms;
-        self.records.push(Record { offset, time_ms, what, hops_left, key, repeat, ended: 0, monotonic_ms });
+        self.records.push(Record { offset, time_ms, what, due_ms, key, repeat, ended: 0, monotonic_ms });
     }
 
     /// The first record at or after an offset.
@@ -112,6 +119,7 @@ pub(super) fn park_key(park: Park) -> DedupKey {
         redrive: 0,
         attempt: park.attempt,
         hop: park.hop,
+        due_ms: None,
     };
     let head = Head {
         source: SOURCE.clone(),

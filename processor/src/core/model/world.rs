@@ -8,7 +8,7 @@ use super::node::{Node, PROGRESS_WINDOW, Run, SESSION_MS, Stored};
 use super::steps::{Answer, How, LANES, NODES, PARTITIONS, Step};
 use crate::core::partition::{Admit, DedupKey};
 use crate::core::progress::Progress;
-use crate::core::schedule::{Next, Schedule};
+use crate::core::schedule::{self, Next, Schedule};
 
 /// What a step found.
 pub(super) type Check = Result<(), String>;
@@ -40,6 +40,16 @@ pub(super) struct World {
 
 fn ensure(holds: bool, why: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(why()) }
+}
+
+/// What is known of a record when it is parked.
+fn before(record: &Record) -> Park {
+    match record.what.0 {
+        What::Park(park) => park,
+        What::Event { event, .. } => {
+            Park { event, origin: record.offset, first_seen_ms: record.time_ms, attempt: 0, hop: 0 }
+        }
+    }
 }
 
 impl World {
@@ -144,7 +154,7 @@ impl World {
             Keys::Both { .. } => ((what(true), Some(what(false))), keyed_id(event, true), Some(keyed_id(event, false))),
             Keys::New => ((what(true), None), keyed_id(event, true), None),
         };
-        self.logs[partition].append(gap, self.now_ms - skew_ms.min(SKEW_MS), what, 0, DedupKey { id, previous });
+        self.logs[partition].append(gap, self.now_ms - skew_ms.min(SKEW_MS), what, None, DedupKey { id, previous });
     }
 
     fn rotate(&mut self) {
@@ -269,11 +279,18 @@ impl World {
             How::AnswerLost => Some(None),
             How::Delivered | How::Unanswered | How::Refused => None,
         };
-        if record.hops_left > 0 {
+        if let Some(rest) = self.schedule.rest(record.due_ms, self.now_ms) {
             // It is not due yet, so nothing is dispatched.
-            self.park(at, &record, None);
+            let before = before(&record);
+            self.park(at, Park { hop: before.hop + 1, ..before }, rest);
         } else if let Some(asked_ms) = parked {
-            self.park(at, &record, asked_ms);
+            let before = before(&record);
+            let asked = asked_ms.map(Duration::from_millis);
+            match self.schedule.after(before.attempt + 1, asked, self.now_ms) {
+                Next::Park(to) => self.park(at, Park { attempt: before.attempt + 1, hop: 0, ..before }, to),
+                // It is dead.
+                Next::Exhausted => {}
+            }
         }
         let stored = self.stored[at].complete.contains(&offset);
         ensure((record.ended == 0 && !record.repeat) || !stored, || {
@@ -284,29 +301,12 @@ impl World {
         Ok(())
     }
 
-    /// Parks a record, unless no attempts are left: then it is dead.
-    fn park(&mut self, at: usize, record: &Record, asked_ms: Option<u64>) {
-        let before = match record.what.0 {
-            What::Park(park) => park,
-            What::Event { event, .. } => {
-                Park { event, origin: record.offset, first_seen_ms: record.time_ms, attempt: 0, hop: 0 }
-            }
-        };
-        let (park, lane, hops_left) = if record.hops_left > 0 {
-            (Park { hop: before.hop + 1, ..before }, at / PARTITIONS, record.hops_left - 1)
-        } else {
-            let attempt = before.attempt + 1;
-            let Next::Park { delay } = self.schedule.after(attempt, asked_ms.map(Duration::from_millis)) else {
-                return;
-            };
-            let lane = self.schedule.lanes().iter().position(|lane| *lane == delay).unwrap();
-            let hops = asked_ms.map_or(1, |asked_ms| asked_ms.div_ceil(delay.as_ms()).max(1));
-            (Park { attempt, hop: 0, ..before }, lane + 1, u32::try_from(hops).unwrap() - 1)
-        };
+    fn park(&mut self, at: usize, park: Park, to: schedule::Park) {
+        let lane = self.schedule.lanes().iter().position(|lane| *lane == to.delay).unwrap() + 1;
         let hop = if self.broken == Broken::HopInKey { 0 } else { park.hop };
         let key = park_key(Park { hop, ..park });
-        let to = lane * PARTITIONS + at % PARTITIONS;
-        self.logs[to].append(0, self.now_ms, (What::Park(park), None), hops_left, key);
+        let to_log = lane * PARTITIONS + at % PARTITIONS;
+        self.logs[to_log].append(0, self.now_ms, (What::Park(park), None), to.due_ms, key);
     }
 
     fn complete(&mut self, node: usize, at: usize, offset: i64) {
