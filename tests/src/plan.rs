@@ -61,6 +61,7 @@ pub struct Plan {
     pub(crate) sinks: Vec<SinkPlan>,
     pub(crate) permits: usize,
     pub(crate) attempts_max: u32,
+    pub(crate) breaks: bool,
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
     pub(crate) supervised: bool,
@@ -68,6 +69,12 @@ pub struct Plan {
 
 /// The retry lanes: short, so that tests are.
 pub(crate) const LANES: [&str; 2] = ["1s", "2s"];
+
+/// Fewer failures open no breaker.
+pub const BREAKER_DISPATCHES_MIN: u32 = 5;
+
+/// Dispatches of a half-open breaker.
+pub const BREAKER_PROBES: usize = 3;
 
 impl Plan {
     /// A plan for the test of this name.
@@ -82,6 +89,7 @@ impl Plan {
             sinks: Vec::new(),
             permits: 64,
             attempts_max: 4,
+            breaks: false,
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
             supervised: false,
@@ -154,6 +162,13 @@ impl Plan {
         self
     }
 
+    /// Circuit breakers that open on few failures and for a short time. Without this they never open, and what a sink does
+    /// to an event is between the two of them.
+    pub fn breakers(mut self) -> Self {
+        self.breaks = true;
+        self
+    }
+
     /// How long ingest waits for the broker.
     pub fn ack_deadline(mut self, deadline: Duration) -> Self {
         self.ack_deadline = deadline;
@@ -215,6 +230,7 @@ pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
         out: &Path,
     ) -> String {
         let Self { partitions, permits, attempts_max, .. } = self;
+        let dispatches_min = if self.breaks { BREAKER_DISPATCHES_MIN } else { u32::MAX };
         let mut text = format!(
             r#"data.dir = "data"
 admin.address = "{admin}"
@@ -231,6 +247,12 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
 [sink.default]
 timeout = "2s"
 permits = {permits}
+[sink.default.breaker]
+window = "10s"
+dispatches_min = {dispatches_min}
+open_first = "200ms"
+open_max = "1s"
+probes = {BREAKER_PROBES}
 "#
         );
         for SourcePlan { name, sinks, event_id } in &self.sources {

@@ -63,7 +63,8 @@ impl World {
     }
 
     fn bury(&mut self, id: &str) {
-        let retry = Retry { sink: "main".parse().unwrap(), first_seen_ms: 1, redrive: 0, attempt: 1, hop: 0 };
+        let retry =
+            Retry { sink: "main".parse().unwrap(), first_seen_ms: 1, redrive: 0, attempt: 1, hop: 0, due_ms: None };
         let identity = Some(Identity { id: keyed_id(&self.books, id), previous: None });
         let head = Head { identity, retry: Some(retry), ..head(None) };
         let origin = Origin { role: "events".to_owned(), partition: 0, offset: 2 };

@@ -9,6 +9,7 @@ mod kills;
 mod operator;
 mod others;
 mod outage;
+mod patience;
 mod repeats;
 mod secrecy;
 mod tampering;
