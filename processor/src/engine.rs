@@ -319,6 +319,8 @@ impl<W: Work> Engine<W> {
                 return None;
             }
             tokio::select! {
+                // In this order what is there at once costs nothing more.
+                biased;
                 done = &mut waited_for => return Some(done),
                 () = left => {}
             }
