@@ -24,7 +24,9 @@ use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, RebalanceProtocol,
+};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -77,6 +79,20 @@ pub struct Commit {
     pub base: i64,
     /// What is complete above it.
     pub metadata: String,
+}
+
+/// Who a member is in the present generation of its group: what makes offsets in a transaction those of a member.
+pub struct GroupMetadata(pub(super) ConsumerGroupMetadata);
+
+/// Offsets with their metadata, as the library wants them.
+pub(super) fn commit_list(commits: &[Commit]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for commit in commits {
+        let mut element = list.add_partition(&commit.at.topic, commit.at.partition);
+        element.set_offset(Offset::Offset(commit.base))?;
+        element.set_metadata(&commit.metadata);
+    }
+    Ok(list)
 }
 
 /// A record as it was read.
@@ -324,6 +340,11 @@ impl GroupConsumer {
         self.shared.tick_ms.clone()
     }
 
+    /// Who this member is now. `None` once it has stopped.
+    pub fn metadata(&self) -> Option<GroupMetadata> {
+        self.shared.consumer.get()?.upgrade()?.group_metadata().map(GroupMetadata)
+    }
+
     /// The partitions owned now.
     pub fn owned(&self) -> Vec<TopicPartition> {
         self.shared.owned.lock().clone()
@@ -522,12 +543,7 @@ impl Shared {
         if commits.is_empty() {
             return Ok(false);
         }
-        let mut list = TopicPartitionList::new();
-        for commit in &commits {
-            let mut element = list.add_partition(&commit.at.topic, commit.at.partition);
-            element.set_offset(Offset::Offset(commit.base))?;
-            element.set_metadata(&commit.metadata);
-        }
+        let list = commit_list(&commits)?;
         let sent = self.clock.monotonic();
         consumer.commit(&list, CommitMode::Sync)?;
         self.handler.committed(&commits, sent);

@@ -3,12 +3,16 @@
 //! This is the only file that names rdkafka's producer. A full local queue is an error at once: waiting for room is the
 //! caller's choice. A record whose ack did not come in time may still be in the log, so callers must treat that error as
 //! "unknown", never as "not there".
+//!
+//! A [`TransactionalProducer`] sends records that become visible together, and together with the offsets of what they
+//! were made from. It holds one id at a time against all others that were given the same one.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,6 +21,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::oneshot;
 
 use super::client::{ClientError, KafkaConfig, log, log_error};
+use super::consumer::{Commit, GroupMetadata, commit_list};
 
 /// The mock cluster is a producer inside.
 pub(super) use rdkafka::producer::DefaultProducerContext as MockContext;
@@ -140,6 +145,10 @@ pub struct Producer(ThreadedProducer<Deliveries>);
 impl Producer {
     /// Connects in the background: a broker that is down shows itself at the first record.
     pub fn new(kafka: &KafkaConfig, settings: &ProducerSettings) -> Result<Self, ClientError> {
+        Ok(Self(Self::config(kafka, settings)?.create_with_context(Deliveries)?))
+    }
+
+    fn config(kafka: &KafkaConfig, settings: &ProducerSettings) -> Result<ClientConfig, ClientError> {
         let mut config = kafka.settings()?;
         config.set("acks", "all");
         config.set("enable.idempotence", "true");
@@ -148,7 +157,7 @@ impl Producer {
         config.set("linger.ms", (settings.linger.as_secs_f64() * 1000.0).to_string());
         config.set("queue.buffering.max.messages", settings.queue_records.to_string());
         config.set("queue.buffering.max.kbytes", settings.queue_kib.to_string());
-        Ok(Self(config.create_with_context(Deliveries)?))
+        Ok(config)
     }
 
     /// Queues a record. The future ends when the broker has acknowledged it or the deadline has passed.
@@ -192,6 +201,119 @@ impl Producer {
         match topic.error() {
             Some(error) => Err(KafkaError::MetadataFetch(error.into())),
             None => Ok(topic.partitions().len()),
+        }
+    }
+}
+
+/// How long the broker leaves a transaction open whose producer is silent. Readers of committed records wait that long
+/// behind a producer that died, unless its next start is faster.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a call that ends or describes a transaction may take before it answers [`TransactionError::Unanswered`].
+const TRANSACTION_CALL: Duration = Duration::from_secs(10);
+
+/// How long taking an id over may take: the broker first ends what its last holder left open.
+const TRANSACTION_INIT: Duration = Duration::from_secs(30);
+
+/// Why a transaction, or a step of it, did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// The client could not be made. The operator's fault.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Another producer has taken the id over. Nothing of the open transaction becomes visible; this one is of no more use.
+    #[error("another producer has taken the transactional id over: {0}")]
+    Fenced(#[source] KafkaError),
+    /// The open transaction can't be committed any more: [`abort`](TransactionalProducer::abort) it. Nothing becomes visible.
+    #[error("the transaction must be aborted: {0}")]
+    AbortNeeded(#[source] KafkaError),
+    /// No answer in time. Whether the step was taken is known only once the same call was repeated and has answered.
+    #[error("no answer in time: {0}")]
+    Unanswered(#[source] KafkaError),
+    /// The producer is of no more use, and what became of an open transaction is not known here.
+    #[error("the transactional producer failed: {0}")]
+    Fatal(#[source] KafkaError),
+}
+
+/// A producer whose records become visible, to those who read committed records only, all at once or never.
+///
+/// At most one lives for an id: a new one fences its predecessor and ends what that has left open. All calls but
+/// [`send`](Self::send) block: from asynchronous code use a blocking thread. After an error that is not
+/// [`AbortNeeded`](TransactionError::AbortNeeded) or [`Unanswered`](TransactionError::Unanswered), drop it.
+pub struct TransactionalProducer(Producer);
+
+impl TransactionalProducer {
+    /// Connects and takes the id over. Blocks, up to half a minute.
+    pub fn new(
+        kafka: &KafkaConfig,
+        settings: &ProducerSettings,
+        transactional_id: &str,
+    ) -> Result<Self, TransactionError> {
+        // The library refuses a record that may outlive its transaction.
+        let settings =
+            ProducerSettings { ack_deadline: settings.ack_deadline.min(TRANSACTION_TIMEOUT), ..settings.clone() };
+        let mut config = Producer::config(kafka, &settings)?;
+        config.set("transactional.id", transactional_id);
+        config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
+        let producer = Self(Producer(config.create_with_context(Deliveries).map_err(ClientError::from)?));
+        producer.0.0.init_transactions(TRANSACTION_INIT).map_err(|error| producer.error(error))?;
+        Ok(producer)
+    }
+
+    /// Opens a transaction. Everything sent from now on belongs to it. Does not ask the broker.
+    pub fn begin(&self) -> Result<(), TransactionError> {
+        self.0.0.begin_transaction().map_err(|error| self.error(error))
+    }
+
+    /// Queues a record as a part of the open transaction: see [`Producer::send`]. A record that was not acknowledged makes
+    /// the transaction one that must be aborted. Does not block.
+    pub fn send<'h>(
+        &self,
+        record: Outgoing<'_>,
+        headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+    ) -> Result<Delivery, ProduceError> {
+        self.0.send(record, headers)
+    }
+
+    /// Makes offsets, with their metadata, a part of the open transaction. The broker refuses them from a member that has
+    /// left the group's present generation. Blocks.
+    pub fn send_offsets(&self, offsets: &[Commit], group: &GroupMetadata) -> Result<(), TransactionError> {
+        let list = commit_list(offsets).map_err(|error| self.error(error))?;
+        let sent = self.0.0.send_offsets_to_transaction(&list, &group.0, TRANSACTION_CALL);
+        sent.map_err(|error| self.error(error))
+    }
+
+    /// Waits for what was sent, then commits: it is visible when this has answered well. Blocks.
+    pub fn commit(&self) -> Result<(), TransactionError> {
+        self.0.0.commit_transaction(TRANSACTION_CALL).map_err(|error| self.error(error))
+    }
+
+    /// Gives the open transaction up: nothing of it becomes visible. Blocks.
+    pub fn abort(&self) -> Result<(), TransactionError> {
+        self.0.0.abort_transaction(TRANSACTION_CALL).map_err(|error| self.error(error))
+    }
+
+    /// Records queued or sent and not yet acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn error(&self, error: KafkaError) -> TransactionError {
+        // Once a client has failed, every call says only that it has; what it failed of was kept.
+        let first = self.0.0.client().fatal_error().map(|(code, _)| code);
+        let code = first.or(error.rdkafka_error_code());
+        if let Some(
+            RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch,
+        ) = code
+        {
+            return TransactionError::Fenced(error);
+        }
+        match &error {
+            KafkaError::Transaction(cause) if cause.is_fatal() => TransactionError::Fatal(error),
+            KafkaError::Transaction(cause) if cause.txn_requires_abort() => TransactionError::AbortNeeded(error),
+            KafkaError::Transaction(cause) if cause.is_retriable() => TransactionError::Unanswered(error),
+            KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut) => TransactionError::Unanswered(error),
+            _ => TransactionError::Fatal(error),
         }
     }
 }

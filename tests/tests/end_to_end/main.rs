@@ -13,3 +13,4 @@ mod patience;
 mod repeats;
 mod secrecy;
 mod tampering;
+mod transactional_producer;

@@ -1,0 +1,128 @@
+//! The transactional producer alone, on a real broker.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::Result;
+use common::kafka::admin::{Admin, TopicSpec};
+use common::kafka::client::KafkaConfig;
+use common::kafka::consumer::Reader;
+use common::kafka::producer::{
+    Delivery, Outgoing, ProduceError, ProducerSettings, TransactionError, TransactionalProducer,
+};
+use tests::environment;
+use tests::wait::until;
+
+/// How long a transaction may take to become visible once its commit was answered.
+const VISIBLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A topic of one partition, removed at the end of its test.
+struct OwnTopic {
+    kafka: KafkaConfig,
+    name: String,
+}
+
+impl OwnTopic {
+    async fn create(purpose: &str) -> Result<Self> {
+        let kafka = environment::kafka()?;
+        let name = format!("{purpose}-{:08x}", getrandom::u32()?);
+        let spec = TopicSpec { name: name.clone(), partitions: 1, replication: 1, settings: BTreeMap::new() };
+        Admin::new(&kafka)?.create(&spec).await?;
+        Ok(Self { kafka, name })
+    }
+
+    async fn producer(&self) -> Result<TransactionalProducer, TransactionError> {
+        let (kafka, id) = (self.kafka.clone(), format!("{}-id", self.name));
+        let made = move || TransactionalProducer::new(&kafka, &ProducerSettings::default(), &id);
+        tokio::task::spawn_blocking(made).await.expect("making it does not panic")
+    }
+
+    fn send(&self, producer: &TransactionalProducer, value: &str) -> Result<Delivery, ProduceError> {
+        let record = Outgoing { topic: &self.name, partition: Some(0), key: None, value: value.as_bytes() };
+        producer.send(record, [])
+    }
+
+    /// What a reader of committed records sees, from the first to the last that is not in an open transaction.
+    async fn visible(&self) -> Result<Vec<String>> {
+        let (kafka, topic) = (self.kafka.clone(), self.name.clone());
+        let read = move || {
+            let reader = Reader::new(&kafka)?;
+            let mut values = Vec::new();
+            let range = reader.watermarks(&topic, 0)?;
+            reader.read(&topic, 0, range, |record| {
+                values.push(String::from_utf8_lossy(record.value()).into_owned());
+                ControlFlow::Continue(())
+            })?;
+            Ok(values)
+        };
+        tokio::task::spawn_blocking(read).await?
+    }
+
+    async fn shows(&self, expect: &[&str]) -> Result<()> {
+        let what = format!("a reader of committed records sees {expect:?}");
+        until(&what, VISIBLE_DEADLINE, async || Ok((self.visible().await? == expect).then_some(()))).await
+    }
+
+    async fn remove(self) -> Result<()> {
+        Ok(Admin::new(&self.kafka)?.delete(&[self.name]).await?)
+    }
+}
+
+/// Runs a step that blocks.
+async fn step<T: Send + 'static>(
+    producer: &std::sync::Arc<TransactionalProducer>,
+    step: impl FnOnce(&TransactionalProducer) -> T + Send + 'static,
+) -> Result<T> {
+    let producer = producer.clone();
+    Ok(tokio::task::spawn_blocking(move || step(&producer)).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_seen_whole_or_not_at_all() -> Result<()> {
+    let topic = OwnTopic::create("whole").await?;
+    let producer = std::sync::Arc::new(topic.producer().await?);
+
+    producer.begin()?;
+    for value in ["a", "b"] {
+        topic.send(&producer, value)?.await?;
+    }
+    // Acknowledged, in the log, and not to be seen.
+    assert_eq!(topic.visible().await?, Vec::<String>::new());
+    step(&producer, TransactionalProducer::commit).await??;
+    topic.shows(&["a", "b"]).await?;
+
+    producer.begin()?;
+    topic.send(&producer, "given up")?.await?;
+    step(&producer, TransactionalProducer::abort).await??;
+    producer.begin()?;
+    topic.send(&producer, "c")?.await?;
+    step(&producer, TransactionalProducer::commit).await??;
+    topic.shows(&["a", "b", "c"]).await?;
+
+    tokio::task::spawn_blocking(move || drop(producer)).await?;
+    topic.remove().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_producer_of_an_id_fences_the_first_and_ends_its_transaction() -> Result<()> {
+    let topic = OwnTopic::create("fenced").await?;
+    let first = std::sync::Arc::new(topic.producer().await?);
+    first.begin()?;
+    topic.send(&first, "of the first")?.await?;
+
+    let second = std::sync::Arc::new(topic.producer().await?);
+    second.begin()?;
+    topic.send(&second, "of the second")?.await?;
+    step(&second, TransactionalProducer::commit).await??;
+    topic.shows(&["of the second"]).await?;
+
+    let refused = step(&first, TransactionalProducer::commit).await?;
+    assert!(matches!(refused, Err(TransactionError::Fenced(_))), "{refused:?}");
+    let again = first.begin();
+    assert!(matches!(again, Err(TransactionError::Fenced(_))), "and from then on: {again:?}");
+    topic.shows(&["of the second"]).await?;
+
+    tokio::task::spawn_blocking(move || drop((first, second))).await?;
+    topic.remove().await
+}
