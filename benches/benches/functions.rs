@@ -63,6 +63,7 @@ fn record(c: &mut Criterion) {
         traceparent: None,
         identity: None,
         retry: None,
+        redriven_ms: None,
     };
     let body = body();
     let headers = keys.seal(&Topic::Inbox, &head, &body);

@@ -17,10 +17,13 @@
 //! ss-attempt      dispatches made so far, decimal                from the first retry on
 //! ss-hop          times parked for the present attempt, decimal  from the first retry on
 //! ss-due          not to be dispatched before, Unix ms, decimal  where its lane's delay is not all
+//! ss-redriven     when it was put back, Unix milliseconds        from inbox on, if it was dead before; marker
 //! ss-reason       why it is dead                                 dead
 //! ss-status       the sink's HTTP status, if it gave one         dead
 //! ss-origin       topic role "/" partition "/" offset            dead
 //! ss-failed       when it was given up, Unix milliseconds        dead
+//! ss-letter       a letter's partition "/" offset                marker
+//! ss-letter-id    the letter's id, 32 hex digits                 marker
 //! traceparent     W3C trace context, if the sender gave one
 //! ss-mac          "1:" key id ":" base64url(MAC)
 //!
@@ -28,6 +31,10 @@
 //!   header = 0x00 if absent, else 0x01 ‖ field(text), in the order of the table, ss-mac left out
 //!   field(x) = len(x) as 8 bytes, big-endian, ‖ x
 //! ```
+//!
+//! A *marker* lies in `dead` among the letters and says that one of them was redriven: see [`Marker`].
+
+mod marker;
 
 use std::fmt;
 
@@ -39,13 +46,15 @@ use crate::id::{KeyId, KeyedId, SinkId, SourceId};
 use crate::secret::Secret;
 use crate::topics::Topic;
 
+pub use marker::{LetterId, LetterPlace, Marker};
+
 /// Name of the header with the MAC.
 pub const MAC_HEADER: &str = "ss-mac";
 
 const VERSION: &str = "1";
 
 /// The headers that the MAC covers, in its order.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 20] = [
     "ss-version",
     "ss-source",
     "ss-received",
@@ -58,10 +67,13 @@ const NAMES: [&str; 17] = [
     "ss-attempt",
     "ss-hop",
     "ss-due",
+    "ss-redriven",
     "ss-reason",
     "ss-status",
     "ss-origin",
     "ss-failed",
+    "ss-letter",
+    "ss-letter-id",
     "traceparent",
 ];
 
@@ -79,10 +91,13 @@ enum Field {
     Attempt,
     Hop,
     Due,
+    Redriven,
     Reason,
     Status,
     Origin,
     Failed,
+    Letter,
+    LetterId,
     Traceparent,
 }
 
@@ -115,6 +130,8 @@ pub struct Head {
     pub identity: Option<Identity>,
     /// What a retry lane knows, from the first retry on.
     pub retry: Option<Retry>,
+    /// When it was put back into `inbox` after it had been dead, Unix milliseconds: its age counts from then.
+    pub redriven_ms: Option<u64>,
 }
 
 /// An event's identity as the router wrote it.
@@ -154,6 +171,20 @@ pub struct Failure {
     pub origin: Origin,
     /// When it was given up, Unix milliseconds.
     pub failed_ms: u64,
+}
+
+/// What a record of `dead` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dead {
+    /// A letter.
+    Letter {
+        /// What the record says of itself, if that was ever trusted.
+        head: Option<Head>,
+        /// Why it is dead.
+        failure: Failure,
+    },
+    /// Says that a letter was redriven.
+    Marker(Marker),
 }
 
 /// A place in the log.
@@ -218,6 +249,12 @@ impl fmt::Display for Reason {
     }
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.role, self.partition, self.offset)
+    }
+}
+
 /// A header of a record, ready to be written.
 pub type Header = (&'static str, Vec<u8>);
 
@@ -262,6 +299,11 @@ impl RecordKeys {
         self.finish(&Topic::Dead, fields, value)
     }
 
+    /// The headers of a marker. Its value is empty.
+    pub fn seal_marker(&self, marker: &Marker) -> Vec<Header> {
+        self.finish(&Topic::Dead, Fields::of_marker(marker), b"")
+    }
+
     fn finish(&self, topic: &Topic, mut fields: Fields, value: &[u8]) -> Vec<Header> {
         fields.set(Field::Version, VERSION);
         let key = &self.0[0];
@@ -283,15 +325,19 @@ impl RecordKeys {
         self.verify(topic, headers, value)?.head()
     }
 
-    /// Checks the MAC of a dead letter, then reads why it is dead and, if it was ever trusted, its head.
+    /// Checks the MAC of a record of `dead`, then reads the marker, or why the letter is dead and, if it was ever trusted,
+    /// its head.
     pub fn open_dead<'a>(
         &self,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         value: &[u8],
-    ) -> Result<(Option<Head>, Failure), RecordError> {
+    ) -> Result<Dead, RecordError> {
         let raw = self.verify(&Topic::Dead, headers, value)?;
+        if raw.has(Field::Letter) {
+            return Ok(Dead::Marker(raw.marker()?));
+        }
         let head = if raw.has(Field::Source) { Some(raw.head()?) } else { None };
-        Ok((head, raw.failure()?))
+        Ok(Dead::Letter { head, failure: raw.failure()? })
     }
 
     fn verify<'a>(
@@ -384,16 +430,18 @@ impl Fields {
                 fields.set(Field::Due, due_ms.to_string());
             }
         }
+        if let Some(redriven_ms) = head.redriven_ms {
+            fields.set(Field::Redriven, redriven_ms.to_string());
+        }
         fields
     }
 
     fn set_failure(&mut self, failure: &Failure) {
-        let Origin { role, partition, offset } = &failure.origin;
         self.set(Field::Reason, failure.reason.as_str());
         if let Some(status) = failure.status {
             self.set(Field::Status, status.to_string());
         }
-        self.set(Field::Origin, format!("{role}/{partition}/{offset}"));
+        self.set(Field::Origin, failure.origin.to_string());
         self.set(Field::Failed, failure.failed_ms.to_string());
     }
 
@@ -451,6 +499,7 @@ impl<'a> Raw<'a> {
             traceparent: self.optional(Field::Traceparent)?.map(Into::into),
             identity,
             retry,
+            redriven_ms: if self.has(Field::Redriven) { Some(self.parsed(Field::Redriven)?) } else { None },
         })
     }
 

@@ -132,7 +132,9 @@ impl Deliverer {
     async fn dispatch(&self, turn: &Turn, item: &Item, pass: Pass) -> Result<(), End> {
         let head = item.head.as_ref().map_err(|reason| *reason)?;
         let identity = head.identity.ok_or(Reason::BadMac)?;
-        if head.retry.is_none() && turn.time_ms().saturating_sub(head.received_ms) > self.age_max_ms {
+        // What was redriven begins anew: it may have waited in `dead` for longer than anything may be on its way.
+        let since_ms = head.redriven_ms.unwrap_or(head.received_ms);
+        if head.retry.is_none() && turn.time_ms().saturating_sub(since_ms) > self.age_max_ms {
             return Err(Reason::TooOld.into());
         }
         let unsealed = self.pipeline.sources.unseal(head, &item.value)?;

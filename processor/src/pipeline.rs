@@ -106,7 +106,8 @@ impl Pipeline {
         let key = head.and_then(|head| head.identity).map(|identity| identity.id.0);
         let record = HandOff {
             topic: &Topic::Dead,
-            partition: None,
+            // The same place for every copy of a letter that a crash wrote twice, and for the marker that redrives it.
+            partition: Some(turn.partition()),
             key: key.as_ref().map(|key| &key[..]),
             headers,
             value: &item.value,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use common::kafka::admin::{TopicSpec, TopicState};
 use common::limits::RECORD_BYTES_MAX;
+use common::topics::Topic;
 
 use crate::config::Config;
 
@@ -13,18 +14,25 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     let settings = BTreeMap::from([
         ("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()),
         ("max.message.bytes".to_owned(), RECORD_BYTES_MAX.to_string()),
-        ("retention.ms".to_owned(), config.topics.retention.as_millis().to_string()),
         ("retention.bytes".to_owned(), "-1".to_owned()),
         ("cleanup.policy".to_owned(), "delete".to_owned()),
         ("unclean.leader.election.enable".to_owned(), "false".to_owned()),
         ("min.insync.replicas".to_owned(), replication.saturating_sub(1).max(1).to_string()),
     ]);
     let number = |n: u32| i32::try_from(n).expect("a checked configuration holds small numbers");
-    let spec = |topic: common::topics::Topic| TopicSpec {
-        name: topic.name(&config.topics.prefix),
-        partitions: number(config.topics.partitions),
-        replication: number(replication),
-        settings: settings.clone(),
+    let spec = |topic: Topic| {
+        let retention = match &topic {
+            Topic::Inbox | Topic::Events | Topic::Retry { .. } => config.topics.retention,
+            Topic::Dead => config.topics.dead_retention,
+        };
+        let mut settings = settings.clone();
+        settings.insert("retention.ms".to_owned(), retention.as_millis().to_string());
+        TopicSpec {
+            name: topic.name(&config.topics.prefix),
+            partitions: number(config.topics.partitions),
+            replication: number(replication),
+            settings,
+        }
     };
     config.pipeline_topics().into_iter().map(spec).collect()
 }
@@ -106,6 +114,23 @@ mod tests {
 
     fn state() -> TopicState {
         TopicState { partitions: 4, replication: 3, settings: spec().settings }
+    }
+
+    #[test]
+    fn letters_are_kept_longer_than_what_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("processor.toml");
+        let text = r#"
+pipeline = { edge_keys = [{ id = "e", file = "e" }], core_keys = [{ id = "c", file = "c" }], id_keys = [{ id = "i", file = "i" }] }
+source.acme.keys = [{ id = "k", file = "k" }]
+sink.main = { kind = "file", path = "out.jsonl" }
+"#;
+        std::fs::write(&path, text).unwrap();
+        let specs = specs(&Config::load(Some(&path), std::iter::empty()).unwrap());
+        let days = |spec: &TopicSpec| spec.settings["retention.ms"].parse::<u64>().unwrap() / 86_400_000;
+        let (dead, others): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name == "sealstream.dead");
+        assert_eq!(dead.into_iter().map(days).collect::<Vec<_>>(), [30]);
+        assert!(!others.is_empty() && others.into_iter().all(|spec| days(spec) == 7));
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Inbox {
             traceparent: None,
             identity: None,
             retry: None,
+            redriven_ms: None,
         };
         let headers = self.keys.seal(&Topic::Inbox, &head, body);
         let record = Outgoing { topic: &self.topic, partition: None, key: None, value: body };

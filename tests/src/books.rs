@@ -5,6 +5,8 @@
 //! events, per sink       =  effects at the sink ∪ dead letters of the sink                by keyed ids
 //! ```
 //!
+//! A letter that was redriven balances nothing any more: what it held must be found behind it.
+//!
 //! They are kept when everything is committed, so nothing is open and nothing waits in a retry lane. What a test injects
 //! into a topic by hand is expected to end in `dead` too; it is told from the rest by its MAC. Counters are not asked:
 //! they die with their process.
@@ -15,7 +17,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use common::id::{EventId, IdKey, SourceId, placement};
-use common::record::{Failure, Head, Reason, RecordKeys};
+use common::record::{Dead, Failure, Head, LetterId, LetterPlace, Reason, RecordKeys};
 use common::topics::Topic;
 
 use crate::ledger::EventKey;
@@ -46,6 +48,10 @@ pub struct Books {
 /// A dead letter, read.
 #[derive(Debug, Clone)]
 pub struct Letter {
+    /// Where it lies in `dead`.
+    pub place: LetterPlace,
+    /// Whether a marker says that it was redriven.
+    pub redriven: bool,
     /// What it says of itself, unless it was never trusted.
     pub head: Option<Head>,
     /// Why it is dead.
@@ -55,10 +61,41 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// Reads a record of `dead`, whose MAC must be right.
-    pub fn read(keys: &RecordKeys, record: &Record) -> Result<Self> {
-        let (head, failure) = keys.open_dead(record.headers(), &record.value)?;
-        Ok(Self { head, failure, value: record.value.clone() })
+    /// Reads the records of `dead`, whose MACs must be right. Each marker must be of one letter, and each letter has one
+    /// marker at most: nothing is redriven twice.
+    pub fn read(keys: &RecordKeys, records: &[Record]) -> Result<Vec<Self>> {
+        let mut letters = Vec::new();
+        let mut markers = Vec::new();
+        for record in records {
+            match keys.open_dead(record.headers(), &record.value)? {
+                Dead::Letter { head, failure } => {
+                    let place = LetterPlace { partition: record.partition, offset: record.offset };
+                    letters.push(Self { place, redriven: false, head, failure, value: record.value.clone() });
+                }
+                Dead::Marker(marker) => {
+                    ensure!(marker.place.partition == record.partition, "the marker of {} lies elsewhere", marker.place);
+                    markers.push(marker);
+                }
+            }
+        }
+        for marker in markers {
+            let copies = letters
+                .iter_mut()
+                .filter(|letter| LetterId::of(letter.head.as_ref(), &letter.failure, &letter.value) == marker.letter);
+            let mut count = 0;
+            for letter in copies {
+                ensure!(!letter.redriven, "{} was redriven twice", letter.place);
+                letter.redriven = true;
+                count += 1;
+            }
+            ensure!(count > 0, "a marker of {}, where no letter is", marker.place);
+        }
+        Ok(letters)
+    }
+
+    /// Whether it comes from the inbox, so that its event's id was never seen.
+    fn is_unopened(&self) -> bool {
+        self.failure.origin.role == Topic::Inbox.role()
     }
 }
 
@@ -79,15 +116,17 @@ pub struct Summary {
     pub repeated: BTreeMap<&'static str, usize>,
     /// Dead letters by reason.
     pub dead: BTreeMap<Reason, usize>,
+    /// Those of them that were redriven.
+    pub redriven: usize,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acked, inbox, unique, repeats, delivered, repeated, dead } = self;
+        let Self { acked, inbox, unique, repeats, delivered, repeated, dead, redriven } = self;
         write!(
             f,
             "{acked} answered 200, {inbox} in the inbox, {unique} events and {repeats} repeats of them, delivered \
-             {delivered:?}, delivered again {repeated:?}, dead {dead:?}"
+             {delivered:?}, delivered again {repeated:?}, dead {dead:?}, of these redriven {redriven}"
         )
     }
 }
@@ -161,7 +200,7 @@ impl Books {
 
     /// Every dead letter, whose MAC must be right.
     pub fn letters(&self) -> Result<Vec<Letter>> {
-        self.dead.iter().map(|record| Letter::read(&self.core_keys, record)).collect()
+        Letter::read(&self.core_keys, &self.dead)
     }
 
     /// Balances the books: every rule of the module, and at most so many repeated effects at each sink.
@@ -171,7 +210,7 @@ impl Books {
         let mut summary = Summary {
             acked: self.acked_events.len().max(self.acked_bodies.len()),
             inbox: self.inbox.len(),
-            dead: BTreeMap::new(),
+            redriven: letters.iter().filter(|letter| letter.redriven).count(),
             ..Summary::default()
         };
         for letter in &letters {
@@ -214,10 +253,18 @@ impl Books {
     fn balance_inbox(&self, letters: &[Letter]) -> Result<()> {
         let dead: BTreeSet<_> = letters
             .iter()
-            .map(|letter| &letter.failure.origin)
-            .filter(|origin| origin.role == Topic::Inbox.role())
-            .map(|origin| (origin.partition, origin.offset))
+            .filter(|letter| letter.is_unopened())
+            .map(|letter| (letter.failure.origin.partition, letter.failure.origin.offset))
             .collect();
+        // What was redriven into the inbox is there once more than it was.
+        let mut wanted: BTreeMap<&[u8], usize> = BTreeMap::new();
+        for letter in letters.iter().filter(|letter| letter.redriven && letter.is_unopened()) {
+            *wanted.entry(&letter.value).or_insert(1) += 1;
+        }
+        for (body, count) in wanted {
+            let found = self.inbox.iter().filter(|record| record.value == body).count();
+            ensure!(found >= count, "lost: redriven into the inbox, which has {found} of {count} records of the body");
+        }
         let copied: BTreeSet<&[u8]> = self.events.iter().map(|record| record.value.as_slice()).collect();
         for record in &self.inbox {
             let trusted = self.edge_keys.open(&Topic::Inbox, record.headers(), &record.value).is_ok();
@@ -272,6 +319,8 @@ impl Books {
             fed.map(|(id, record)| (id.as_str(), format!("{}/{}", record.partition, record.offset))).rev().collect();
         let dead: BTreeSet<String> = letters
             .iter()
+            // A letter that was redriven is no excuse: its event must be delivered, or be dead again.
+            .filter(|letter| !letter.redriven)
             .filter_map(|letter| letter.head.as_ref())
             .filter(|head| head.retry.as_ref().is_some_and(|retry| retry.sink.as_str() == sink))
             .filter_map(|head| Some(head.identity?.id.webhook_id()))
@@ -284,7 +333,7 @@ impl Books {
         // The same again from the ledger, with ids made from what the senders said.
         let unopened: BTreeSet<&[u8]> = letters
             .iter()
-            .filter(|letter| letter.failure.origin.role == Topic::Inbox.role())
+            .filter(|letter| !letter.redriven && letter.is_unopened())
             .map(|letter| letter.value.as_slice())
             .collect();
         let given_up: BTreeSet<&EventKey> =

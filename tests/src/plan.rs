@@ -62,6 +62,7 @@ pub struct Plan {
     pub(crate) permits: usize,
     pub(crate) attempts_max: u32,
     pub(crate) breaks: bool,
+    pub(crate) dedup_window: Duration,
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
     pub(crate) supervised: bool,
@@ -90,6 +91,7 @@ impl Plan {
             permits: 64,
             attempts_max: 4,
             breaks: false,
+            dedup_window: Duration::from_secs(3600),
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
             supervised: false,
@@ -169,6 +171,12 @@ impl Plan {
         self
     }
 
+    /// How long an event's id is remembered.
+    pub fn dedup_window(mut self, window: Duration) -> Self {
+        self.dedup_window = window;
+        self
+    }
+
     /// How long ingest waits for the broker.
     pub fn ack_deadline(mut self, deadline: Duration) -> Self {
         self.ack_deadline = deadline;
@@ -231,6 +239,7 @@ pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
     ) -> String {
         let Self { partitions, permits, attempts_max, .. } = self;
         let dispatches_min = if self.breaks { BREAKER_DISPATCHES_MIN } else { u32::MAX };
+        let window_ms = self.dedup_window.as_millis();
         let mut text = format!(
             r#"data.dir = "data"
 admin.address = "{admin}"
@@ -238,7 +247,7 @@ log.level = "info,processor=debug"
 kafka.bootstrap = "{bootstrap}"
 topics = {{ prefix = "{prefix}", partitions = {partitions}, danger_single_broker = true }}
 group = {{ session = "6s", drain_deadline = "5s" }}
-dedup.window = "1h"
+dedup.window = "{window_ms}ms"
 retry = {{ lanes = {LANES:?}, attempts_max = {attempts_max} }}
 [pipeline]
 edge_keys = [{{ id = "edge-1", file = "secrets/edge-1.key" }}]

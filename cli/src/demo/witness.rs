@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::kafka::client::KafkaConfig;
 use common::kafka::consumer::{Incoming, ReadError, Reader};
-use common::record::RecordKeys;
+use common::record::{Dead, RecordKeys};
 use serde::Deserialize;
 
 use super::plan::{FLAKY, FLAKY_FAILURES, event_of};
@@ -137,8 +137,9 @@ impl Witness {
 
     fn letter(&self, keys: &RecordKeys, record: Incoming<'_>) {
         let reason = match keys.open_dead(record.headers(), record.value()) {
-            Ok((_, failure)) => failure.reason.as_str(),
-            Err(_) => "unverifiable",
+            Ok(Dead::Letter { failure, .. }) => failure.reason.as_str(),
+            // Nobody redrives here.
+            Ok(Dead::Marker(_)) | Err(_) => "unverifiable",
         };
         *lock(&self.dead).entry(reason.to_owned()).or_default() += 1;
     }

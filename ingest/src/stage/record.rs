@@ -33,6 +33,7 @@ impl Record {
             traceparent: signed.traceparent,
             identity: None,
             retry: None,
+            redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
         Ok(Self { _permit: permit, headers, body })

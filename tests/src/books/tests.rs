@@ -1,7 +1,7 @@
 //! Each rule of the books, broken once: a check that cannot fail would prove nothing.
 
 use common::id::KeyedId;
-use common::record::{Identity, Origin, Retry};
+use common::record::{Identity, Marker, Origin, Retry};
 use open::seal_native;
 
 use super::*;
@@ -74,6 +74,15 @@ impl World {
         self.books.dead.push(record(0, 0, headers, &body));
     }
 
+    /// Marks the one letter as redriven.
+    fn mark(&mut self) {
+        let letter = &self.books.letters().unwrap()[0];
+        let id = LetterId::of(letter.head.as_ref(), &letter.failure, &letter.value);
+        let marker = Marker { place: letter.place, letter: id, redriven_ms: 1 };
+        let headers = self.books.core_keys.seal_marker(&marker);
+        self.books.dead.push(record(0, self.books.dead.len(), headers, b""));
+    }
+
     /// What the books say is wrong.
     fn fault(&self) -> String {
         self.books.balance(0).unwrap_err().to_string()
@@ -92,6 +101,7 @@ fn head(identity: Option<Identity>) -> Head {
         traceparent: None,
         identity,
         retry: None,
+        redriven_ms: None,
     }
 }
 
@@ -177,4 +187,40 @@ fn a_letter_with_a_wrong_mac_is_no_letter() {
     let mut world = World::new();
     world.books.dead[0].value.push(b'x');
     assert!(world.fault().contains("MAC"), "{}", world.fault());
+}
+
+#[test]
+fn a_letter_that_was_redriven_excuses_nothing() {
+    let mut world = World::new();
+    world.mark();
+    assert!(world.fault().starts_with("lost: in events"), "{}", world.fault());
+    world.deliver("evt-3");
+    let summary = world.books.balance(0).unwrap();
+    assert_eq!((summary.redriven, summary.delivered["main"]), (1, 3));
+}
+
+#[test]
+fn what_was_redriven_into_the_inbox_must_be_there() {
+    let mut world = World::new();
+    world.books.dead.clear();
+    let body = world.books.events.remove(2).value;
+    let origin = Origin { role: "inbox".to_owned(), partition: 0, offset: 2 };
+    let failure = Failure { reason: Reason::UnknownKey, status: None, origin, failed_ms: 1 };
+    let headers = world.books.core_keys.seal_dead(Some(&head(None)), &failure, &body);
+    world.books.dead.push(record(0, 0, headers, &body));
+    world.books.balance(0).unwrap();
+    world.mark();
+    assert!(world.fault().starts_with("lost: redriven into the inbox"), "{}", world.fault());
+}
+
+#[test]
+fn no_letter_is_redriven_twice_and_no_marker_is_of_nothing() {
+    let mut world = World::new();
+    world.mark();
+    world.mark();
+    assert!(world.fault().contains("was redriven twice"), "{}", world.fault());
+    let mut world = World::new();
+    world.mark();
+    world.books.dead.remove(0);
+    assert!(world.fault().contains("where no letter is"), "{}", world.fault());
 }
