@@ -9,10 +9,12 @@
 mod authority;
 pub mod demo;
 pub mod deployment;
+pub mod dlq;
 mod files;
 pub mod health;
 pub mod init;
 pub mod receiver;
+pub mod redrive;
 mod say;
 pub mod send;
 pub mod sender_config;
@@ -56,6 +58,11 @@ enum Command {
     /// Make the topics of a deployment, or check them
     #[command(subcommand)]
     Topics(topics::Command),
+    /// Look at dead letters
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Put dead letters back, each once: to the sink that gave it up, or to the router that could not open it
+    Redrive(redrive::Args),
     /// Change the sources of a deployment
     #[command(subcommand)]
     Source(source::Command),
@@ -110,6 +117,8 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Demo(args) => demo::run(&args).await,
             Command::Send(args) => send::run(&args).await,
             Command::Topics(command) => topics::run(&command).await,
+            Command::Dlq(command) => dlq::run(&command).await,
+            Command::Redrive(args) => redrive::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_) | Command::Source(_) => unreachable!("done above"),

@@ -25,4 +25,4 @@ pub mod store;
 pub mod topics;
 pub mod unseal;
 
-pub use start::{Deps, Running, StartError, start};
+pub use start::{Deps, Running, StartError, record_keys, start};

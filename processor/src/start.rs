@@ -356,7 +356,8 @@ impl Builder<'_> {
     }
 }
 
-fn record_keys(files: &[KeyFile]) -> Result<RecordKeys, StartError> {
+/// The keys of one half, from a configuration that was checked.
+pub fn record_keys(files: &[KeyFile]) -> Result<RecordKeys, SecretFileError> {
     let mut keys = Vec::new();
     for key in files {
         keys.push(RecordKey::new(key.id.clone(), &key.file.load()?));

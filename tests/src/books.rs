@@ -73,7 +73,11 @@ impl Letter {
                     letters.push(Self { place, redriven: false, head, failure, value: record.value.clone() });
                 }
                 Dead::Marker(marker) => {
-                    ensure!(marker.place.partition == record.partition, "the marker of {} lies elsewhere", marker.place);
+                    ensure!(
+                        marker.place.partition == record.partition,
+                        "the marker of {} lies elsewhere",
+                        marker.place
+                    );
                     markers.push(marker);
                 }
             }

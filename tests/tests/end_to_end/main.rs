@@ -6,6 +6,7 @@ mod delivery;
 mod disk;
 mod failures;
 mod kills;
+mod letters;
 mod operator;
 mod others;
 mod outage;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,11 +22,16 @@ use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Runs `sealstream`, which must succeed; answers what it printed.
-async fn sealstream(words: &[&str], variables: &[(&str, String)]) -> Result<String> {
+/// Runs `sealstream` until it ends.
+pub(super) async fn ended(words: &[&str], variables: &[(&str, String)]) -> Result<Output> {
     let mut command = Command::new(binary("sealstream")?);
     command.args(words).envs(variables.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(DEADLINE, command.output()).await.context("sealstream does not end")??;
+    Ok(tokio::time::timeout(DEADLINE, command.output()).await.context("sealstream does not end")??)
+}
+
+/// Runs `sealstream`, which must succeed; answers what it printed.
+pub(super) async fn sealstream(words: &[&str], variables: &[(&str, String)]) -> Result<String> {
+    let output = ended(words, variables).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "sealstream {words:?} ended with {}: {said}", output.status);
     Ok(String::from_utf8(output.stdout)?)

@@ -79,10 +79,7 @@ fn the_edge_can_make_no_marker_and_no_other_topic_takes_one() {
 #[test]
 fn a_letter_id_is_of_one_hand_over_of_one_body() {
     let id = |head: Option<&Head>, failure: &Failure, value: &[u8]| LetterId::of(head, failure, value);
-    let unopened = Failure {
-        origin: Origin { role: "inbox".to_owned(), partition: 0, offset: 5 },
-        ..failure()
-    };
+    let unopened = Failure { origin: Origin { role: "inbox".to_owned(), partition: 0, offset: 5 }, ..failure() };
     // Computed apart.
     assert_eq!(id(None, &unopened, b"body").to_string(), "838d3abb942414b83d8e47a0e62120d4");
 
