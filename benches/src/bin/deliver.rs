@@ -166,6 +166,7 @@ kind = "{kind}"
                 traceparent: None,
                 identity: Some(Identity { id: keyed, previous: None }),
                 retry: None,
+                redriven_ms: None,
             };
             let headers = core.seal(&Topic::Events, &head, &body);
             let record = Outgoing {

@@ -147,6 +147,7 @@ path = "out.jsonl"
                 traceparent: None,
                 identity: Some(Identity { id: keyed, previous: None }),
                 retry: None,
+                redriven_ms: None,
             };
             let headers = core.seal(&Topic::Events, &head, &body);
             let partition = Some(placement(&source, &id, self.options.partitions));

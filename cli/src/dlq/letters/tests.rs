@@ -23,6 +23,7 @@ pub(crate) fn head(sink: Option<&str>) -> Head {
             redrive: 0,
             attempt: 3,
             hop: 0,
+            due_ms: None,
         }),
         redriven_ms: None,
     }

@@ -128,6 +128,7 @@ pub(super) fn park_key(park: Park) -> DedupKey {
         traceparent: None,
         identity: Some(Identity { id: keyed_id(park.event, true), previous: None }),
         retry: Some(retry),
+        redriven_ms: None,
     };
     dedup_key(&LANE, &head).unwrap()
 }
