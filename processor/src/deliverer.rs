@@ -13,12 +13,14 @@ use common::record::{Head, Reason, Retry};
 use common::topics::Topic;
 use sha2::{Digest, Sha256};
 
+use crate::control::{self, Control};
 use crate::core::breaker::{Charge, Sign};
 use crate::core::concurrency::Load;
 use crate::core::partition::DedupKey;
 use crate::core::schedule::{Next, Park, Schedule};
 use crate::engine::{Inspected, Lane, Turn, Work};
 use crate::gate::{Gate, Pass};
+use crate::journal::{self, Point};
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
@@ -80,7 +82,9 @@ impl Work for Deliverer {
             Ok(()) => Some(Outcome::Delivered),
             Err(End::Dead { reason, status }) => {
                 let letter = Item { head: self.letter_head(&turn, &item, reason), value: item.value.clone() };
-                self.pipeline.bury(&turn, &letter, reason, status).await
+                let buried = self.pipeline.bury(&turn, &letter, reason, status).await;
+                journal::pass(Point::AfterBuryAck);
+                buried
             }
             Err(End::Park { head, topic }) => {
                 let headers = self.pipeline.core_keys.seal(&topic, &head, &item.value);
@@ -94,6 +98,7 @@ impl Work for Deliverer {
                     value: &item.value,
                 };
                 self.pipeline.hand_off(&turn, record).await?;
+                journal::pass(Point::AfterParkAck);
                 Some(Outcome::Parked)
             }
         }
@@ -151,7 +156,10 @@ impl Deliverer {
             traceparent: head.traceparent.clone(),
             payload: unsealed.payload,
         };
-        let refusal = match self.sink.deliver(event).await {
+        let answer = self.sink.deliver(event).await;
+        journal::answered(turn, head, identity.id, &answer);
+        journal::pass(Point::AfterSinkAnswer);
+        let refusal = match answer {
             Ok(()) => {
                 pass.end(Sign::Works, Load::Borne);
                 let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
@@ -234,7 +242,8 @@ pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
             hash.update(identity.id.0);
             // An event that comes again after the window is another, though the first may have been parked within it.
             hash.update(retry.first_seen_ms.to_be_bytes());
-            for number in [retry.redrive, retry.attempt, retry.hop] {
+            let numbers = [retry.redrive, retry.attempt, retry.hop];
+            for number in numbers.iter().filter(|_| !control::is(Control::NoAttemptInKey)) {
                 hash.update(number.to_be_bytes());
             }
             hash.update(retry.sink.as_str());

@@ -27,9 +27,11 @@ use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::control::{self, Control};
 use crate::core::lease::Lease;
 use crate::core::partition::{Admit, DedupKey, Partition};
 use crate::core::schedule::wait_ms;
+use crate::journal::{self, Point};
 use crate::metrics;
 use crate::outcome::Outcome;
 
@@ -274,6 +276,7 @@ impl<W: Work> Engine<W> {
             }
             (Admit::Deliver, Inspected::Run { item, .. }) => {
                 taken[slot.lane] += 1;
+                journal::pass(Point::AfterAdmit);
                 let turn = Turn::new(at.clone(), slot.epoch, offset, time_ms, lane.clone());
                 let engine = self.clone();
                 let _runtime = self.surroundings.runtime.enter();
@@ -337,6 +340,8 @@ impl<W: Work> Engine<W> {
                     return Begin::NotLeased;
                 }
                 slot.sending += 1;
+                journal::started(turn);
+                journal::pass(Point::BeforeDispatch);
                 Begin::Begun
             }
             Some(_) | None => Begin::Left,
@@ -360,20 +365,25 @@ impl<W: Work> Engine<W> {
 
     fn lease_holds(&self, lease: &Lease) -> bool {
         let tick = self.tick_ms.get().map_or(0, |tick| tick.load(Ordering::SeqCst));
-        lease.holds(self.surroundings.clock.monotonic(), Duration::from_millis(tick))
+        lease.holds(self.surroundings.clock.monotonic(), Duration::from_millis(tick)) || control::is(Control::NoLease)
     }
 
     fn finish(&self, place: &turn::Place, outcome: Option<Outcome>) {
-        let mut state = self.state.lock();
-        if let Some(slot) = state.slots.get_mut(&place.at)
+        let mut guard = self.state.lock();
+        let State { slots, taken, .. } = &mut *guard;
+        if let Some(slot) = slots.get_mut(&place.at)
             && slot.epoch == place.epoch
         {
             slot.sending -= 1;
             if let (Some(_), Ok(partition)) = (&outcome, &mut slot.partition) {
                 partition.complete(place.offset);
+                if control::is(Control::PermitFreedOnAnswer) {
+                    partition.snapshot();
+                    taken[slot.lane] -= partition.committed();
+                }
             }
         }
-        drop(state);
+        drop(guard);
         if let Some(outcome) = &outcome {
             self.count(&place.lane, outcome);
             self.dirty.store(true, Ordering::SeqCst);
@@ -432,6 +442,7 @@ pub struct EngineHandler<W: Work>(pub Arc<Engine<W>>);
 impl<W: Work> Handler for EngineHandler<W> {
     fn assigned(&self, partitions: Vec<Assigned>) {
         let engine = &self.0;
+        journal::assigned(&engine.lanes[0], partitions.len());
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
@@ -509,6 +520,7 @@ impl<W: Work> Handler for EngineHandler<W> {
 
     fn drain(&self, partitions: &[TopicPartition]) {
         let engine = &self.0;
+        journal::pass(Point::InRevoke);
         let deadline = engine.surroundings.clock.monotonic() + engine.settings.drain_deadline;
         let mut state = engine.state.lock();
         while Engine::<W>::sending(&state, partitions) > 0 {
@@ -531,8 +543,9 @@ impl<W: Work> Handler for EngineHandler<W> {
         }
         let mut state = engine.state.lock();
         let wanted = |at: &TopicPartition| only.is_none_or(|only| only.contains(at));
-        let slots = state.slots.iter_mut().filter(|(at, _)| wanted(at));
-        slots
+        let leaves = |slot: &Slot<W::Item>| control::is(Control::NoFinalCommit) && slot.fenced;
+        let slots = state.slots.iter_mut().filter(|(at, slot)| wanted(at) && !leaves(slot));
+        let commits = slots
             .map(|(at, slot)| match &mut slot.partition {
                 Ok(partition) => {
                     let snapshot = partition.snapshot();
@@ -540,11 +553,15 @@ impl<W: Work> Handler for EngineHandler<W> {
                 }
                 Err(closed) => closed.clone(),
             })
-            .collect()
+            .collect();
+        journal::pass(Point::BeforeCommit);
+        commits
     }
 
     fn committed(&self, commits: &[Commit], sent: Duration) {
         let engine = &self.0;
+        journal::pass(Point::AfterCommitBeforeAnswer);
+        journal::committed(&engine.lanes[0], commits);
         let mut guard = engine.state.lock();
         let state = &mut *guard;
         for commit in commits {
@@ -561,6 +578,7 @@ impl<W: Work> Handler for EngineHandler<W> {
 
     fn revoked(&self, partitions: &[TopicPartition]) {
         let engine = &self.0;
+        journal::revoked(&engine.lanes[0], partitions.len());
         let mut guard = engine.state.lock();
         let state = &mut *guard;
         for at in partitions {

@@ -9,11 +9,13 @@
 
 pub mod checks;
 pub mod config;
+mod control;
 pub mod core;
 pub mod deliverer;
 pub mod engine;
 pub mod event;
 pub mod gate;
+mod journal;
 pub mod metrics;
 pub mod outcome;
 pub mod pipeline;

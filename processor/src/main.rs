@@ -18,7 +18,7 @@ struct Arguments {
     check: bool,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(problem) => return refuse(&format!("{problem}\nusage: processor [--config FILE] [--check]"), 64),

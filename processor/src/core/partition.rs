@@ -7,6 +7,7 @@ use common::id::KeyedId;
 
 use super::index::{Entry, Index, Verdict};
 use super::progress::{Progress, Seen};
+use crate::control::{self, Control};
 
 /// What a record is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,7 @@ impl Partition {
         if seen == Seen::TooFar {
             return Admit::Wait;
         }
+        let covered = self.index.as_ref().is_some_and(|index| offset < index.high());
         // The index covers every record, those complete before a restart too: the verdict on later ones depends on them.
         let verdict = match (&mut self.index, key) {
             (Some(index), Some(key)) => index.look(offset, key.id, key.previous, time_ms, changed),
@@ -112,6 +114,11 @@ impl Partition {
             }
             (None, _) => Verdict::Deliver,
         };
+        let verdict = match verdict {
+            Verdict::Repeat if control::is(Control::NoDedup) => Verdict::Deliver,
+            Verdict::Deliver if covered && control::is(Control::ReplayIsRepeat) => Verdict::Repeat,
+            verdict @ (Verdict::Repeat | Verdict::Deliver) => verdict,
+        };
         match (seen, verdict) {
             (Seen::Before | Seen::TooFar, _) => Admit::Skip,
             (Seen::New, Verdict::Repeat) => {
@@ -120,6 +127,9 @@ impl Partition {
             }
             (Seen::New, Verdict::Deliver) => {
                 self.open += 1;
+                if control::is(Control::CompleteOnReceive) {
+                    self.complete(offset);
+                }
                 Admit::Deliver
             }
         }
@@ -127,6 +137,9 @@ impl Partition {
 
     /// The effect of an admitted record is durable elsewhere.
     pub fn complete(&mut self, offset: i64) {
+        if control::is(Control::CompleteOnReceive) && self.progress.is_complete(offset) {
+            return;
+        }
         self.progress.complete(offset);
         self.open -= 1;
         self.uncovered += 1;
@@ -135,6 +148,12 @@ impl Partition {
     /// What to commit now.
     pub fn snapshot(&mut self) -> Snapshot {
         self.covering = self.uncovered;
+        if control::is(Control::CommitHighest) {
+            return Snapshot { base: self.progress.top(), metadata: String::new() };
+        }
+        if control::is(Control::NoBitmap) {
+            return Snapshot { base: self.progress.base(), metadata: String::new() };
+        }
         Snapshot { base: self.progress.base(), metadata: self.progress.metadata() }
     }
 

@@ -78,6 +78,11 @@ impl Progress {
         self.base
     }
 
+    /// One past the highest completed offset, or the lowest incomplete one.
+    pub fn top(&self) -> i64 {
+        self.top.max(self.base)
+    }
+
     /// One past the highest offset seen.
     pub fn next(&self) -> i64 {
         self.next

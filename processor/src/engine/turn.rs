@@ -58,6 +58,11 @@ impl Turn {
         self.at.partition
     }
 
+    /// The offset that it was read at.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
     /// The broker's time of it, Unix milliseconds.
     pub fn time_ms(&self) -> u64 {
         self.time_ms

@@ -10,7 +10,9 @@ use common::kafka::scanner::{Scanned, Scanner};
 
 use super::start::{Opening, foreign, start};
 use super::{BURST_PARTITIONS, Built, ColdIndex, IndexSettings, Job, Owner, POLL, partition};
+use crate::control::{self, Control};
 use crate::core::index::Index;
+use crate::journal::{self, Point};
 use crate::metrics;
 
 /// Records read between two looks at the throttle, at what is still wanted, and at new work.
@@ -125,7 +127,7 @@ impl<'a> Burst<'a> {
         self.taken.clear();
         let mut from = Vec::new();
         for mut opening in openings {
-            let needed = opening.from < opening.target;
+            let needed = opening.from < opening.target && !control::is(Control::IndexAhead);
             if needed && opening.cold && self.settings.cold == ColdIndex::Serve && !opening.job.early {
                 let Assigned { at, base, .. } = &opening.job.assigned;
                 tracing::warn!(topic = %at.topic, partition = at.partition, base,
@@ -226,6 +228,7 @@ impl<'a> Burst<'a> {
             if from_log > 0 {
                 cache.flush();
             }
+            journal::pass(Point::WhileOpening);
             self.owner.opened(&opening.job, partition(&opening.job, index), Some(cache));
             tracing::info!(topic = %at.topic, partition = at.partition, base, high, ids, from_log, "partition open");
         }
@@ -260,7 +263,9 @@ fn step_of(settings: &IndexSettings, opening: &mut Opening, record: Option<Incom
     let Built { index, cache } = &mut opening.built;
     if let Some(anchor) = opening.anchor.take() {
         let found = (settings.key_of)(&opening.job.lane, &record);
-        if offset != anchor.offset || time_ms != anchor.time_ms || found.is_none_or(|key| key.id != anchor.id) {
+        let belongs =
+            offset == anchor.offset && time_ms == anchor.time_ms && found.is_some_and(|key| key.id == anchor.id);
+        if !belongs && !control::is(Control::NoAnchor) {
             return Step::Foreign;
         }
     }

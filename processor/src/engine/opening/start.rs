@@ -13,6 +13,7 @@ use common::kafka::scanner::{Scanned, Scanner};
 
 use super::super::cache::Cache;
 use super::{Built, IndexSettings, Job, POLL};
+use crate::control::{self, Control};
 use crate::core::index::Index;
 use crate::metrics::{self, CacheFault};
 use crate::store::{Anchor, Batch};
@@ -120,7 +121,9 @@ fn fitting(settings: &IndexSettings, scanner: &Scanner, warm: Vec<Cached>) -> Re
         // verdict on that depends on.
         let covers = cached.chain.first().is_some_and(|batch| batch.first <= start) && start <= base;
         let front = cached.front.offset;
-        let belongs = settings.embedded || (at.unwrap_or(high) <= front && front < after.unwrap_or(high));
+        let belongs = settings.embedded
+            || control::is(Control::NoAnchor)
+            || (at.unwrap_or(high) <= front && front < after.unwrap_or(high));
         if !belongs {
             foreign(&cached.job);
         }
