@@ -146,6 +146,7 @@ impl Books {
                     violations.extend(recorded.violations());
                     recorded.effects()
                 }
+                SinkKind::Elsewhere(_) => continue,
                 SinkKind::Kafka => {
                     let ids = stack.output(sink.name).await?;
                     count(ids.iter().filter_map(|record| record.header("ce_webhookid")))

@@ -1,4 +1,4 @@
-//! A broker of a test's own, to be stopped and started.
+//! Brokers of a test's own, to be stopped and started.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -28,6 +28,11 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Starts a cluster of one broker.
     pub async fn start() -> Result<Self> {
+        Self::start_many(1).await
+    }
+
+    /// Starts a cluster of one broker, or of three.
+    pub async fn start_many(brokers: usize) -> Result<Self> {
         let program = environment::xtask()?;
         // Not removed when this is dropped: whoever takes the broker down finds it by its files.
         let dir = tempfile::Builder::new().prefix("sealstream-broker-").tempdir()?.keep();
@@ -35,7 +40,7 @@ impl OwnBroker {
             .arg("kafka")
             .arg("--state")
             .arg(&dir)
-            .args(["up", "--own", "--until-eof"])
+            .args(["up", "--own", "--until-eof", "--brokers", &brokers.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -66,17 +71,32 @@ impl OwnBroker {
 
     /// Stops the broker; its data and its port stay.
     pub async fn stop(&self) -> Result<()> {
-        self.command("stop").await
+        self.stop_one(1).await
     }
 
     /// Kills the broker; its data and its port stay.
     pub async fn kill(&self) -> Result<()> {
-        self.command("kill").await
+        self.kill_one(1).await
     }
 
     /// Starts the broker again.
     pub async fn restart(&self) -> Result<()> {
-        self.command("start").await
+        self.start_one(1).await
+    }
+
+    /// Stops the broker of a number, from 1: it hands over what it leads.
+    pub async fn stop_one(&self, number: usize) -> Result<()> {
+        self.command("stop", number).await
+    }
+
+    /// Kills the broker of a number.
+    pub async fn kill_one(&self, number: usize) -> Result<()> {
+        self.command("kill", number).await
+    }
+
+    /// Starts the broker of a number again.
+    pub async fn start_one(&self, number: usize) -> Result<()> {
+        self.command("start", number).await
     }
 
     /// Takes the broker down and waits until it is gone, with everything that it kept.
@@ -88,11 +108,11 @@ impl OwnBroker {
         Ok(std::fs::remove_dir_all(dir)?)
     }
 
-    async fn command(&self, action: &str) -> Result<()> {
+    async fn command(&self, action: &str, number: usize) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.arg("kafka").arg("--state").arg(&self.dir).args([action, "1"]);
+        command.arg("kafka").arg("--state").arg(&self.dir).args([action, &number.to_string()]);
         let status = tokio::time::timeout(DEADLINE, command.status()).await.context("xtask does not end")??;
-        ensure!(status.success(), "`xtask kafka {action} 1` ended with {status}");
+        ensure!(status.success(), "`xtask kafka {action} {number}` ended with {status}");
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ pub mod books;
 pub mod broker;
 pub mod client;
 pub mod environment;
+pub mod faults;
 pub mod ledger;
 pub mod load;
 pub mod materials;

@@ -60,6 +60,30 @@ impl Node {
         &self.spec.name
     }
 
+    /// Sets a variable of its next starts, or takes it away.
+    pub fn set(&mut self, name: &'static str, value: Option<String>) {
+        self.spec.variables.retain(|(known, _)| *known != name);
+        self.spec.variables.extend(value.map(|value| (name, value)));
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        Some(Pid::from_raw(i32::try_from(self.child.as_ref()?.id()?).ok()?))
+    }
+
+    /// Sends it a signal, and does not wait for what becomes of it.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().with_context(|| format!("{} is not running", self.spec.name))?;
+        Ok(kill(pid, signal)?)
+    }
+
+    /// How it ended, if it has ended by itself: it is not running then.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(None) };
+        self.child = None;
+        Ok(Some(status))
+    }
+
     /// Whether it was started and not yet stopped or killed by us.
     pub fn is_running(&self) -> bool {
         self.child.is_some()

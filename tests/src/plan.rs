@@ -43,6 +43,8 @@ pub(crate) struct SinkPlan {
 pub(crate) enum SinkKind {
     /// An HTTP server of this process.
     Http(Behaviour),
+    /// An HTTP server that the test runs itself, at this URL. It keeps its own books.
+    Elsewhere(String),
     /// A topic `<prefix>.out.<sink>`.
     Kafka,
     /// A file `out/<sink>.jsonl`.
@@ -66,6 +68,9 @@ pub struct Plan {
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
     pub(crate) supervised: bool,
+    pub(crate) processor: &'static str,
+    pub(crate) copies: i32,
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 /// The retry lanes: short, so that tests are.
@@ -95,6 +100,9 @@ impl Plan {
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
             supervised: false,
+            processor: "processor",
+            copies: 1,
+            variables: Vec::new(),
         }
     }
 
@@ -195,6 +203,36 @@ impl Plan {
         self
     }
 
+    /// An HTTP sink that the test runs itself.
+    pub fn elsewhere(mut self, name: &'static str, url: String) -> Self {
+        self.sinks.push(SinkPlan { name, kind: SinkKind::Elsewhere(url) });
+        self
+    }
+
+    /// The name of the processors' binary.
+    pub fn processor_binary(mut self, name: &'static str) -> Self {
+        self.processor = name;
+        self
+    }
+
+    /// Copies of each partition.
+    pub fn copies(mut self, copies: i32) -> Self {
+        self.copies = copies;
+        self
+    }
+
+    /// Partitions of each topic.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// A variable that overrides the processors' configuration.
+    pub fn variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
     /// Starts a stack, runs the test's body on it, and balances the books. What a failing test needs to be understood is
     /// printed, and its folder stays.
     pub async fn run(self, body: impl AsyncFnOnce(&mut Stack) -> Result<()>) -> Result<()> {
@@ -237,15 +275,16 @@ pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
         sink_url: impl Fn(&str) -> String,
         out: &Path,
     ) -> String {
-        let Self { partitions, permits, attempts_max, .. } = self;
+        let Self { partitions, permits, attempts_max, copies, .. } = self;
         let dispatches_min = if self.breaks { BREAKER_DISPATCHES_MIN } else { u32::MAX };
         let window_ms = self.dedup_window.as_millis();
+        let single = *copies == 1;
         let mut text = format!(
             r#"data.dir = "data"
 admin.address = "{admin}"
 log.level = "info,processor=debug"
 kafka.bootstrap = "{bootstrap}"
-topics = {{ prefix = "{prefix}", partitions = {partitions}, danger_single_broker = true }}
+topics = {{ prefix = "{prefix}", partitions = {partitions}, replication = {copies}, danger_single_broker = {single} }}
 group = {{ session = "6s", drain_deadline = "5s" }}
 dedup.window = "{window_ms}ms"
 retry = {{ lanes = {LANES:?}, attempts_max = {attempts_max} }}
@@ -273,11 +312,12 @@ probes = {BREAKER_PROBES}
             .expect("writing to memory");
         }
         for SinkPlan { name, kind } in &self.sinks {
+            let http = |url: &str| {
+                format!("url = \"{url}\"\nsecret = \"secrets/sink-{name}.whsec\"\ndanger_plain_http = true")
+            };
             let kind = match kind {
-                SinkKind::Http(_) => format!(
-                    "url = \"{}\"\nsecret = \"secrets/sink-{name}.whsec\"\ndanger_plain_http = true",
-                    sink_url(name)
-                ),
+                SinkKind::Http(_) => http(&sink_url(name)),
+                SinkKind::Elsewhere(url) => http(url),
                 SinkKind::Kafka => format!("kind = \"kafka\"\ntopic = \"{}\"", output_topic(prefix, name)),
                 SinkKind::File => format!("kind = \"file\"\npath = \"{}/{name}.jsonl\"", out.display()),
             };

@@ -15,6 +15,16 @@ impl Seed {
         Self(seed)
     }
 
+    /// The randomness of a number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Randomness of its own for somebody else.
+    pub fn fork(&mut self) -> Self {
+        Self(self.next_u64())
+    }
+
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

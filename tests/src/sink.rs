@@ -288,7 +288,7 @@ impl RecordingSink {
     /// Notes a request, and decides about it.
     fn decide(&self, head: &Parts, payload: Bytes) -> Decision {
         let behaviour = self.0.behaviour.lock().expect("nothing panics while it sets a behaviour").clone();
-        let verified = self.verify(head, &payload);
+        let verified = verify(&self.0.key, &self.0.clock, head, &payload);
         let mut seen = self.seen();
         let webhook_id = match verified {
             Ok(webhook_id) => webhook_id,
@@ -328,33 +328,33 @@ impl RecordingSink {
         };
         Decision { reply, delay, applies }
     }
-
-    /// Standard Webhooks, from its specification: the `webhook-id` of a request that is rightly signed.
-    fn verify(&self, head: &Parts, payload: &[u8]) -> Result<String> {
-        let header = |name: &'static str| {
-            let value = text(head, &HeaderName::from_static(name));
-            value.ok_or_else(|| anyhow::anyhow!("the header {name} is missing, or is there twice"))
-        };
-        let (id, timestamp, signature) =
-            (header("webhook-id")?, header("webhook-timestamp")?, header("webhook-signature")?);
-        let safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let tail = id.strip_prefix("msg_").unwrap_or_default();
-        ensure!(tail.len() == 22 && tail.bytes().all(safe), "the webhook-id {id:?} is not of our form");
-        let age_s = self.0.clock.unix_s().abs_diff(timestamp.parse()?);
-        ensure!(age_s <= TOLERANCE_S, "the webhook-timestamp is {age_s} s from now");
-        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.0.key)?;
-        mac.update(format!("{id}.{timestamp}.").as_bytes());
-        mac.update(payload);
-        let expected = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
-        ensure!(signature == expected, "the webhook-signature does not fit the request");
-        Ok(id.to_owned())
-    }
 }
 
 impl fmt::Debug for RecordingSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RecordingSink({})", self.0.address)
     }
+}
+
+/// Standard Webhooks, from its specification: the `webhook-id` of a request that is rightly signed.
+pub(crate) fn verify(key: &[u8], clock: &Clock, head: &Parts, payload: &[u8]) -> Result<String> {
+    let header = |name: &'static str| {
+        let value = text(head, &HeaderName::from_static(name));
+        value.ok_or_else(|| anyhow::anyhow!("the header {name} is missing, or is there twice"))
+    };
+    let (id, timestamp, signature) =
+        (header("webhook-id")?, header("webhook-timestamp")?, header("webhook-signature")?);
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let tail = id.strip_prefix("msg_").unwrap_or_default();
+    ensure!(tail.len() == 22 && tail.bytes().all(safe), "the webhook-id {id:?} is not of our form");
+    let age_s = clock.unix_s().abs_diff(timestamp.parse()?);
+    ensure!(age_s <= TOLERANCE_S, "the webhook-timestamp is {age_s} s from now");
+    let mut mac: Hmac<Sha256> = Hmac::new_from_slice(key)?;
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(payload);
+    let expected = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
+    ensure!(signature == expected, "the webhook-signature does not fit the request");
+    Ok(id.to_owned())
 }
 
 /// The payload's `id`, as text; empty if there is none.

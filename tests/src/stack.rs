@@ -60,6 +60,13 @@ pub struct Stack {
 impl Stack {
     /// Makes keys, topics and configuration files, and starts every process.
     pub(crate) async fn start(plan: Plan) -> Result<Self> {
+        let mut stack = Self::prepare(plan).await?;
+        stack.start_nodes().await?;
+        Ok(stack)
+    }
+
+    /// Makes keys, topics and configuration files; starts nothing.
+    pub(crate) async fn prepare(plan: Plan) -> Result<Self> {
         let seed = Seed::of(plan.name);
         let kafka = plan.cluster()?;
         let prefix = format!("{}-{:08x}", plan.name, getrandom::u32()?);
@@ -92,13 +99,18 @@ impl Stack {
         stack.start_sinks().await?;
         stack.describe(&dir)?;
         stack.create_topics().await?;
-        for node in stack.ingests.iter_mut().chain(&mut stack.processors) {
+        Ok(stack)
+    }
+
+    /// Starts every process, and waits until each is ready.
+    pub(crate) async fn start_nodes(&mut self) -> Result<()> {
+        for node in self.ingests.iter_mut().chain(&mut self.processors) {
             node.start()?;
         }
-        for node in stack.ingests.iter_mut().chain(&mut stack.processors) {
+        for node in self.ingests.iter_mut().chain(&mut self.processors) {
             node.ready().await?;
         }
-        Ok(stack)
+        Ok(())
     }
 
     async fn start_sinks(&mut self) -> Result<()> {
@@ -120,7 +132,8 @@ impl Stack {
             std::fs::write(&config, text)?;
             let log = dir.join("logs").join(format!("{name}.log"));
             let (program, may_doubt) = (environment::binary(binary)?, self.plan.supervised);
-            Ok(Node::new(NodeSpec { name, program, config, variables: Vec::new(), log, admin, may_doubt }))
+            let variables = if binary == "ingest" { Vec::new() } else { self.plan.variables.clone() };
+            Ok(Node::new(NodeSpec { name, program, config, variables, log, admin, may_doubt }))
         };
         let bootstrap = &self.kafka.bootstrap;
         for number in 0..self.plan.ingests {
@@ -134,7 +147,7 @@ impl Stack {
             let admin = ports::free();
             let url = |sink: &str| self.sinks.get(sink).map(RecordingSink::url).unwrap_or_default();
             let text = self.plan.processor_toml(&self.prefix, bootstrap, admin, url, &dir.join("out"));
-            self.processors.push(node(format!("processor-{number}"), "processor", admin, text)?);
+            self.processors.push(node(format!("processor-{number}"), self.plan.processor, admin, text)?);
         }
         self.processors.pop();
         let any = dir.join(format!("processor-{}.toml", self.plan.processors));
@@ -150,7 +163,7 @@ impl Stack {
             self.plan.sinks.iter().filter(|sink| matches!(sink.kind, SinkKind::Kafka)).map(|sink| TopicSpec {
                 name: output_topic(&self.prefix, sink.name),
                 partitions: 1,
-                replication: 1,
+                replication: self.plan.copies,
                 settings: BTreeMap::new(),
             });
         for spec in processor::topics::specs(config).into_iter().chain(outputs) {
@@ -240,8 +253,13 @@ impl Stack {
 
     /// What a sender of a source needs to know.
     pub fn sender_config(&self, ingest: usize, source: &str, format: Format) -> Result<Config> {
+        self.sender_config_at(&self.url(ingest, source), source, format)
+    }
+
+    /// The same for another URL.
+    pub(crate) fn sender_config_at(&self, url: &str, source: &str, format: Format) -> Result<Config> {
         Ok(Config {
-            url: self.url(ingest, source).parse()?,
+            url: url.parse()?,
             source: source.parse()?,
             secret: self.materials.signing_secret(source)?,
             key_id: KEY_ID.parse()?,
@@ -354,7 +372,7 @@ impl Stack {
     }
 
     /// The ends of all topics that groups read; what is not committed is noted in `open`.
-    async fn ends(&self, open: &mut String) -> Result<Vec<Vec<i64>>> {
+    pub(crate) async fn ends(&self, open: &mut String) -> Result<Vec<Vec<i64>>> {
         // Side by side: each look takes a new client, and that takes its time to find the group's coordinator.
         let mut looks = Vec::new();
         for (group, topics) in self.groups() {
@@ -418,6 +436,25 @@ impl Stack {
         self.remove_topics().await?;
         say(&format!("{}: {summary}", self.plan.name));
         if environment::keeps_folders()
+            && let Some(folder) = self.folder.take()
+        {
+            say(&format!("{}: the folder is {}", self.plan.name, folder.keep().display()));
+        }
+        self.done = true;
+        Ok(())
+    }
+
+    /// Stops every process and removes the topics without balancing the books: whoever calls this has kept its own.
+    /// With `keep`, the folder stays for a look at it.
+    pub(crate) async fn close(mut self, keep: bool) -> Result<()> {
+        for node in self.ingests.iter_mut().chain(&mut self.processors) {
+            if node.is_running() {
+                node.kill().await?;
+            }
+        }
+        self.tasks.cancel();
+        self.remove_topics().await?;
+        if (keep || environment::keeps_folders())
             && let Some(folder) = self.folder.take()
         {
             say(&format!("{}: the folder is {}", self.plan.name, folder.keep().display()));

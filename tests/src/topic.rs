@@ -102,6 +102,35 @@ pub(crate) fn is_bare(kafka: &KafkaConfig, topic: &str, partition: i32, range: (
     Ok(bare)
 }
 
+/// What `take` makes of the records of a topic from these positions on, and the positions after them.
+pub(crate) async fn follow<T: Send + 'static>(
+    kafka: &KafkaConfig,
+    topic: &str,
+    mut positions: Vec<i64>,
+    take: impl Fn(Record) -> Result<T> + Send + 'static,
+) -> Result<(Vec<T>, Vec<i64>)> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let reader = Reader::new(&kafka)?;
+        let mut taken = Vec::new();
+        for (partition, position) in (0..).zip(&mut positions) {
+            let (_, end) = reader.watermarks(&topic, partition)?;
+            let from = *position;
+            reader.read(&topic, partition, (from, end), |incoming| {
+                // The client can deliver an offset twice.
+                if incoming.offset() >= *position {
+                    *position = incoming.offset() + 1;
+                    taken.push(take(Record::of(partition, incoming)));
+                }
+                ControlFlow::Continue(())
+            })?;
+            *position = end;
+        }
+        Ok((taken.into_iter().collect::<Result<_>>()?, positions))
+    })
+    .await?
+}
+
 /// The end of each partition's log, topic by topic.
 pub async fn ends(kafka: &KafkaConfig, topics: Vec<String>, partitions: u32) -> Result<Vec<Vec<i64>>> {
     let kafka = kafka.clone();

@@ -9,6 +9,7 @@ mod ci;
 mod compile;
 mod demo;
 mod deps;
+mod faults;
 mod kafka;
 mod lint;
 mod ports;
@@ -47,6 +48,8 @@ enum Step {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Kill, stop, cut and spoil what runs, and hold what comes of it against the promise
+    Faults(faults::Arguments),
     /// Check the format, clippy and the documentation, with warnings denied
     Lint,
     /// Check who depends on what, the versions that matter, and the licences
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().step {
         Step::Demo { arguments } => demo::run(&arguments),
         Step::Test { arguments } => test::run(&arguments),
+        Step::Faults(arguments) => faults::run(&arguments),
         Step::Lint => lint::run(),
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),

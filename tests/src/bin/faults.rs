@@ -1,0 +1,202 @@
+//! The fault suite's program: see `docs/faults.md`, and `./x faults --help` for its options.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use tests::broker::OwnBroker;
+use tests::faults::controls::{self, Control};
+use tests::faults::injections::Fault;
+use tests::faults::report::{self, ControlRow};
+use tests::faults::session::{self, Amount, Outcome};
+use tests::faults::suite::{Setup, Suite, Tally};
+use tests::seed::Seed;
+
+/// What the command line says; `xtask` has checked it.
+struct Arguments {
+    faults: Vec<Fault>,
+    rounds: Option<usize>,
+    events: Option<u64>,
+    seed: u64,
+    json: bool,
+    long: bool,
+    controls: Option<usize>,
+    only: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("faults: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run() -> Result<bool> {
+    let arguments = arguments()?;
+    let brokers = Arc::new(OwnBroker::start_many(3).await?);
+    let good = match arguments.controls {
+        None => faults(&arguments, brokers.clone()).await,
+        Some(seeds) => check_controls(&arguments, seeds, brokers.clone()).await,
+    };
+    if let Some(brokers) = Arc::into_inner(brokers) {
+        brokers.end().await?;
+    }
+    good
+}
+
+async fn faults(arguments: &Arguments, brokers: Arc<OwnBroker>) -> Result<bool> {
+    let setup = Setup::whole();
+    let (permits, lanes) = (setup.permits, 3);
+    let bound = permits * lanes * 2;
+    let mut suite = Suite::start(brokers, setup, Seed::new(arguments.seed)).await?;
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for fault in &arguments.faults {
+        let (rounds, events) = if arguments.long { fault.long() } else { fault.short() };
+        let amount = Amount {
+            rounds: arguments.rounds.unwrap_or(rounds),
+            events: arguments.events.unwrap_or(events),
+            direct: 56,
+            through_ingest: 8,
+            ahead: 3000,
+        };
+        let outcome = session::run(&mut suite, *fault, amount, |line| eprintln!("faults: {line}")).await?;
+        let findings = &outcome.findings;
+        eprintln!(
+            "faults: {}: {} rounds, {} events, {} dispatches of which {} failed, {} delivered twice, {} s{}",
+            outcome.fault,
+            outcome.rounds,
+            findings.acked,
+            findings.dispatches,
+            findings.failed,
+            findings.twice,
+            outcome.time.as_secs(),
+            if findings.is_clean() { String::new() } else { format!("; VIOLATED:\n{findings}") }
+        );
+        outcomes.push(outcome);
+    }
+    let tally = suite.tally;
+    let clean = outcomes.iter().all(|outcome| outcome.findings.is_clean());
+    suite.end(!clean).await?;
+    show(arguments, &outcomes, &tally, permits, bound, clean);
+    Ok(clean)
+}
+
+fn show(arguments: &Arguments, outcomes: &[Outcome], tally: &Tally, permits: usize, bound: usize, clean: bool) {
+    let seed = arguments.seed;
+    if arguments.json {
+        let rows: Vec<_> = outcomes.iter().map(report::json_of).collect();
+        let tally = report::json_of_tally(tally);
+        println!(
+            "{}",
+            json!({ "seed": seed, "clean": clean, "permits": permits, "bound": bound, "faults": rows, "done": tally })
+        );
+        return;
+    }
+    println!("{}", report::outcomes(outcomes, permits, bound));
+    println!("{}.", report::tally(tally));
+    println!(
+        "An HTTP and a Kafka sink together; of 64 events under way 8 go through ingest, 56 are written to the inbox sealed and signed."
+    );
+    let long = if arguments.long { " --long" } else { "" };
+    println!("Again: ./x faults{long} --seed {seed}");
+}
+
+async fn check_controls(arguments: &Arguments, seeds: usize, brokers: Arc<OwnBroker>) -> Result<bool> {
+    /// On so many of five seeds a control must be caught.
+    const OF_FIVE: usize = 3;
+    let mut rows = Vec::new();
+    for control in controls::all() {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|name| *name == control.name) {
+            continue;
+        }
+        let mut row = ControlRow {
+            name: control.name,
+            what: control.what,
+            invariant: control.invariant,
+            fault: control.fault.as_str(),
+            seeds,
+            clean: 0,
+            caught: 0,
+            counts: Vec::new(),
+        };
+        for number in 0..seeds as u64 {
+            let seed = arguments.seed + number;
+            let without = one(&control, false, seed, brokers.clone()).await?;
+            let with = one(&control, true, seed, brokers.clone()).await?;
+            let count = with.findings.count(control.invariant);
+            let clean = without.findings.is_clean();
+            row.clean += usize::from(clean);
+            row.caught += usize::from(clean && count > 0);
+            row.counts.push(count);
+            eprintln!(
+                "faults: {} seed {seed}: {} without it, {count} times {} with it ({} and {} s){}",
+                control.name,
+                if clean { "clean" } else { "NOT clean" },
+                control.invariant.as_str(),
+                without.time.as_secs(),
+                with.time.as_secs(),
+                if clean { String::new() } else { format!("\n{}", without.findings) },
+            );
+        }
+        rows.push(row);
+    }
+    let good = rows.iter().all(|row| row.caught * 5 >= row.seeds * OF_FIVE && row.caught > 0);
+    if arguments.json {
+        let rows: Vec<_> = rows.iter().map(report::json_of_control).collect();
+        println!("{}", json!({ "seed": arguments.seed, "caught": good, "controls": rows }));
+    } else {
+        println!("{}", report::controls(&rows));
+        println!("Again: ./x faults --controls --seed {}", arguments.seed);
+    }
+    Ok(good)
+}
+
+/// A control's run on a stack of its own, with the rule broken or not.
+async fn one(control: &Control, broken: bool, seed: u64, brokers: Arc<OwnBroker>) -> Result<Outcome> {
+    let setup = Setup { control: broken.then_some(control.name), ..control.setup.clone() };
+    let mut suite = Suite::start(brokers, setup, Seed::new(seed)).await?;
+    let outcome = session::run(&mut suite, control.fault, control.amount, |line| eprintln!("faults: {line}")).await;
+    let outcome = outcome.with_context(|| format!("control {}, broken: {broken}, seed {seed}", control.name))?;
+    suite.end(!broken && !outcome.findings.is_clean()).await?;
+    Ok(outcome)
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut arguments = Arguments {
+        faults: Vec::new(),
+        rounds: None,
+        events: None,
+        seed: getrandom::u64().context("no randomness")? >> 32,
+        json: false,
+        long: false,
+        controls: None,
+        only: Vec::new(),
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--fault" => arguments.faults.push(value()?.parse().map_err(anyhow::Error::msg)?),
+            "--rounds" => arguments.rounds = Some(value()?.parse()?),
+            "--events" => arguments.events = Some(value()?.parse()?),
+            "--seed" => arguments.seed = value()?.parse()?,
+            "--json" => arguments.json = true,
+            "--long" => arguments.long = true,
+            "--controls" => arguments.controls = Some(5),
+            "--seeds" => arguments.controls = Some(value()?.parse()?),
+            "--control" => arguments.only.push(value()?),
+            other => bail!("unknown option {other}"),
+        }
+    }
+    if arguments.faults.is_empty() {
+        arguments.faults = Fault::ALL.to_vec();
+    }
+    Ok(arguments)
+}
