@@ -823,7 +823,8 @@ pub fn committed(
     let consumer = offsets_client(kafka, group)?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions - 1);
-    let found = consumer.committed_offsets(list, CALL_DEADLINE).map_err(|source| kafka_error(topic, -1, source))?;
+    let found = with_coordinator(|| consumer.committed_offsets(list.clone(), CALL_DEADLINE));
+    let found = found.map_err(|source| kafka_error(topic, -1, source))?;
     let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
     Ok(found.elements().iter().map(|element| (offset(element.offset()), element.metadata().to_owned())).collect())
 }
@@ -841,9 +842,34 @@ pub fn commit_first(kafka: &KafkaConfig, group: &str, topic: &str, partitions: i
         list.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(error)?;
     }
     if list.count() > 0 {
-        consumer.commit(&list, CommitMode::Sync).map_err(|source| kafka_error(topic, -1, source))?;
+        with_coordinator(|| consumer.commit(&list, CommitMode::Sync))
+            .map_err(|source| kafka_error(topic, -1, source))?;
     }
     Ok(list.count())
+}
+
+/// Calls again while the group's coordinator moves, or is made: the first group of a new cluster waits for its topic.
+fn with_coordinator<T>(call: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let mut tries = CALL_DEADLINE.as_millis() / PAUSE.as_millis();
+    loop {
+        tries -= 1;
+        match call() {
+            Err(error) if tries > 0 && is_moving(&error) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
 }
 
 /// The first offset of a partition that may have been made a moment ago: it takes the brokers a while to know of it.
