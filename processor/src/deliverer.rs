@@ -246,11 +246,46 @@ pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
             for number in numbers.iter().filter(|_| !control::is(Control::NoAttemptInKey)) {
                 hash.update(number.to_be_bytes());
             }
+            // Two records of one id in `events`, further apart than the window, are two events: the second must not be
+            // taken for a repeat here because the first came late into this lane.
+            hash.update(retry.first_seen_ms.to_be_bytes());
             hash.update(retry.sink.as_str());
             let hash = hash.finalize();
             let id = KeyedId::try_from(&hash[..KeyedId::LEN]).expect("a hash is longer than an id");
             Some(DedupKey { id, previous: None })
         }
         (Topic::Inbox | Topic::Events | Topic::Retry { .. } | Topic::Dead, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::topics::Delay;
+
+    use super::*;
+
+    fn parked(first_seen_ms: u64, attempt: u32) -> Head {
+        let sink: SinkId = "main".parse().unwrap();
+        Head {
+            source: "acme".parse().unwrap(),
+            received_ms: 1,
+            timestamp: "1".into(),
+            traceparent: None,
+            identity: Some(Identity { id: KeyedId([7; 16]), previous: None }),
+            retry: Some(Retry { sink, first_seen_ms, redrive: 0, attempt, hop: 0 }),
+        }
+    }
+
+    fn key(head: &Head) -> DedupKey {
+        let delay: Delay = "10s".parse().unwrap();
+        dedup_key(&Topic::Retry { sink: "main".parse().unwrap(), delay }, head).unwrap()
+    }
+
+    #[test]
+    fn a_retry_lane_knows_a_hand_off_repeated_by_a_crash_and_nothing_else() {
+        let first = key(&parked(1000, 1));
+        assert_eq!(first, key(&parked(1000, 1)), "the same record of events, handed off again");
+        assert_ne!(first, key(&parked(1000, 2)), "the next attempt");
+        assert_ne!(first, key(&parked(90_000_000, 1)), "another event of that id, after the window");
     }
 }
