@@ -246,9 +246,6 @@ pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
             for number in numbers.iter().filter(|_| !control::is(Control::NoAttemptInKey)) {
                 hash.update(number.to_be_bytes());
             }
-            // Two records of one id in `events`, further apart than the window, are two events: the second must not be
-            // taken for a repeat here because the first came late into this lane.
-            hash.update(retry.first_seen_ms.to_be_bytes());
             hash.update(retry.sink.as_str());
             let hash = hash.finalize();
             let id = KeyedId::try_from(&hash[..KeyedId::LEN]).expect("a hash is longer than an id");

@@ -1,5 +1,6 @@
 //! Brokers of a test's own, to be stopped and started.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub struct OwnBroker {
     program: PathBuf,
     dir: PathBuf,
     bootstrap: String,
+    proxied: Vec<(SocketAddr, SocketAddr)>,
     // Its end takes the broker down.
     input: ChildStdin,
     child: Child,
@@ -28,11 +30,15 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Starts a cluster of one broker.
     pub async fn start() -> Result<Self> {
-        Self::start_many(1).await
+        Self::start_cluster(&[]).await
     }
 
-    /// Starts a cluster of one broker, or of three.
-    pub async fn start_many(brokers: usize) -> Result<Self> {
+    /// Starts a cluster of three brokers with a second way in, for proxies.
+    pub async fn start_three() -> Result<Self> {
+        Self::start_cluster(&["--brokers", "3", "--proxied"]).await
+    }
+
+    async fn start_cluster(words: &[&str]) -> Result<Self> {
         let program = environment::xtask()?;
         // Not removed when this is dropped: whoever takes the broker down finds it by its files.
         let dir = tempfile::Builder::new().prefix("sealstream-broker-").tempdir()?.keep();
@@ -40,7 +46,8 @@ impl OwnBroker {
             .arg("kafka")
             .arg("--state")
             .arg(&dir)
-            .args(["up", "--own", "--until-eof", "--brokers", &brokers.to_string()])
+            .args(["up", "--own", "--until-eof"])
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -48,6 +55,7 @@ impl OwnBroker {
         let input = child.stdin.take().context("the service's input")?;
         let mut lines = BufReader::new(child.stdout.take().context("the service's output")?).lines();
         let mut bootstrap = None;
+        let mut proxied = String::new();
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 if line == "ready" {
@@ -56,17 +64,30 @@ impl OwnBroker {
                 if let Some(value) = line.strip_prefix("KAFKA_BOOTSTRAP=") {
                     bootstrap = Some(value.to_owned());
                 }
+                if let Some(value) = line.strip_prefix("SEALSTREAM_KAFKA_PROXIED=") {
+                    value.clone_into(&mut proxied);
+                }
             }
             anyhow::bail!("the broker could not be started; what xtask said is above")
         };
         tokio::time::timeout(DEADLINE, ready).await.context("the broker does not come up")??;
         let bootstrap = bootstrap.context("xtask did not say where the broker is")?;
-        Ok(Self { program, dir, bootstrap, input, child })
+        let proxied = proxied.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (listens, tells) = pair.split_once('=').context("two addresses")?;
+            anyhow::Ok((listens.parse()?, tells.parse()?))
+        });
+        let proxied = proxied.collect::<Result<_>>()?;
+        Ok(Self { program, dir, bootstrap, proxied, input, child })
     }
 
     /// How to reach it.
     pub fn kafka(&self) -> KafkaConfig {
         KafkaConfig::plaintext(self.bootstrap.clone())
+    }
+
+    /// The second way in, broker by broker: where each listens for a proxy, and where it tells clients that it is.
+    pub fn proxied(&self) -> &[(SocketAddr, SocketAddr)] {
+        &self.proxied
     }
 
     /// Stops the broker; its data and its port stay.

@@ -1,14 +1,15 @@
 //! `ci`: every check, with the time that each took.
 
-use crate::{deps, lint, symbols, test};
+use crate::{deps, faults, lint, symbols, test};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// In this order, so that the tests' closing lines come last.
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     Check { name: "lint", run: lint::run },
     Check { name: "deps", run: deps::run },
     Check { name: "symbols", run: || symbols::run(symbols::DEV) },
+    Check { name: "faults", run: faults::short },
     Check { name: "test", run: || test::run(&[]) },
 ];
 

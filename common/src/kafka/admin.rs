@@ -123,6 +123,15 @@ impl Admin {
         Ok(entries.filter(|entry| entry.name == name).find_map(|entry| entry.value))
     }
 
+    /// Which broker leads each partition of a topic. Blocks.
+    pub fn leaders(&self, topic: &str) -> Result<Vec<i32>, AdminError> {
+        let metadata = self.0.inner().fetch_metadata(Some(topic), DEADLINE)?;
+        let partitions = metadata.topics().iter().flat_map(|found| found.partitions());
+        let mut leaders: Vec<_> = partitions.map(|partition| (partition.id(), partition.leader())).collect();
+        leaders.sort_unstable();
+        Ok(leaders.into_iter().map(|(_, leader)| leader).collect())
+    }
+
     /// The cluster's id, and how many brokers it has now. Blocks.
     pub fn cluster(&self) -> Result<(Option<String>, usize), AdminError> {
         let metadata = self.0.inner().fetch_metadata(None, DEADLINE)?;

@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<bool> {
     let arguments = arguments()?;
-    let brokers = Arc::new(OwnBroker::start_many(3).await?);
+    let brokers = Arc::new(OwnBroker::start_three().await?);
     let good = match arguments.controls {
         None => faults(&arguments, brokers.clone()).await,
         Some(seeds) => check_controls(&arguments, seeds, brokers.clone()).await,
@@ -55,7 +55,7 @@ async fn faults(arguments: &Arguments, brokers: Arc<OwnBroker>) -> Result<bool> 
     let setup = Setup::whole();
     let (permits, lanes) = (setup.permits, 3);
     let bound = permits * lanes * 2;
-    let mut suite = Suite::start(brokers, setup, Seed::new(arguments.seed)).await?;
+    let mut suite = Suite::start(brokers.clone(), setup, Seed::new(arguments.seed)).await?;
     let mut outcomes: Vec<Outcome> = Vec::new();
     for fault in &arguments.faults {
         let (rounds, events) = if arguments.long { fault.long() } else { fault.short() };
@@ -66,7 +66,16 @@ async fn faults(arguments: &Arguments, brokers: Arc<OwnBroker>) -> Result<bool> 
             through_ingest: 8,
             ahead: 3000,
         };
-        let outcome = session::run(&mut suite, *fault, amount, |line| eprintln!("faults: {line}")).await?;
+        let say = |line: &str| eprintln!("faults: {line}");
+        let outcome = if *fault == Fault::Recreate {
+            // It takes away a topic from under the others, so it has a stack of its own.
+            let mut own = Suite::start(brokers.clone(), Setup::small("recreate"), suite.seed.fork()).await?;
+            let outcome = session::run(&mut own, *fault, amount, say).await?;
+            own.end(!outcome.findings.is_clean()).await?;
+            outcome
+        } else {
+            session::run(&mut suite, *fault, amount, say).await?
+        };
         let findings = &outcome.findings;
         eprintln!(
             "faults: {}: {} rounds, {} events, {} dispatches of which {} failed, {} delivered twice, {} s{}",

@@ -119,6 +119,24 @@ impl Findings {
         self.violations.is_empty()
     }
 
+    /// Takes in what was found in another part of the same session.
+    pub fn add(&mut self, other: Self) {
+        for (invariant, (count, examples)) in other.violations {
+            let (sum, shown) = self.violations.entry(invariant).or_default();
+            *sum += count;
+            shown.extend(examples);
+        }
+        self.acked += other.acked;
+        self.dead += other.dead;
+        self.twice += other.twice;
+        self.in_flight += other.in_flight;
+        self.not_committed += other.not_committed;
+        self.lane_max = self.lane_max.max(other.lane_max);
+        self.crash_max = self.crash_max.max(other.crash_max);
+        self.dispatches += other.dispatches;
+        self.failed += other.failed;
+    }
+
     fn violate(&mut self, invariant: Invariant, example: impl FnOnce() -> String) {
         const EXAMPLES: usize = 5;
         let (count, examples) = self.violations.entry(invariant).or_default();

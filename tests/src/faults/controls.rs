@@ -25,18 +25,7 @@ pub struct Control {
 
 /// All of them.
 pub fn all() -> Vec<Control> {
-    let setup = Setup {
-        name: "control",
-        processors: 2,
-        ingests: 0,
-        partitions: 2,
-        permits: 64,
-        concurrency: 32,
-        commit_interval: "20ms",
-        temper: Temper { fail: 120, ..Temper::default() },
-        kafka_sink: false,
-        control: None,
-    };
+    let setup = Setup { partitions: 2, ..Setup::small("control") };
     // Some answers take long: then much is complete above the lowest open offset.
     let tail = Temper { tail: 30, tail_ms: 1200..=1800, ..setup.temper.clone() };
     let amount = Amount { rounds: 3, events: 1500, direct: 24, through_ingest: 0, ahead: 600 };
@@ -93,6 +82,15 @@ pub fn all() -> Vec<Control> {
             Invariant::NotRecognised,
             Fault::Kill,
         ),
+        Control {
+            setup: Setup { partitions: 6, ..setup.clone() },
+            ..control(
+                "no-anchor",
+                "the cache is believed even if it is of another log",
+                Invariant::Lost,
+                Fault::Recreate,
+            )
+        },
         control(
             "no-attempt-in-key",
             "a retry lane knows a record by its id alone, however often it was parked",

@@ -6,11 +6,14 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use common::kafka::admin::Admin;
+use common::kafka::client::KafkaConfig;
+use common::topics::Group;
 use nix::sys::signal::Signal;
 
 use super::recorder::Temper;
-use super::suite::{DEADLINE, Suite};
+use super::suite::{DEADLINE, HTTP, Suite};
 use crate::seed::Seed;
 
 /// A fault.
@@ -36,6 +39,10 @@ pub enum Fault {
     BrokerRestart,
     /// A broker is killed and started.
     BrokerKill,
+    /// A processor is cut off from the broker that coordinates its group, and from no other.
+    CutOff,
+    /// `events` is deleted and made anew while processors are down.
+    Recreate,
     /// The sink answers 503 to all.
     Storm,
     /// The sink takes events and never answers.
@@ -61,7 +68,7 @@ const POINTS: [(&str, u64); 9] = [
 
 impl Fault {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Kill,
         Self::KillAt,
         Self::KillIngest,
@@ -74,8 +81,10 @@ impl Fault {
         Self::Hang,
         Self::Reset,
         Self::Slow,
+        Self::CutOff,
         Self::BrokerRestart,
         Self::BrokerKill,
+        Self::Recreate,
     ];
 
     /// What it is called on the command line and in the table.
@@ -91,6 +100,8 @@ impl Fault {
             Self::Rolling => "rolling",
             Self::BrokerRestart => "broker-restart",
             Self::BrokerKill => "broker-kill",
+            Self::CutOff => "cut-off",
+            Self::Recreate => "recreate",
             Self::Storm => "storm",
             Self::Hang => "hang",
             Self::Reset => "reset",
@@ -107,7 +118,7 @@ impl Fault {
             Self::Zombie | Self::Churn | Self::Rolling | Self::Storm | Self::Hang | Self::Reset | Self::Slow => {
                 (1, 1000)
             }
-            Self::BrokerRestart | Self::BrokerKill => (1, 1000),
+            Self::BrokerRestart | Self::BrokerKill | Self::CutOff | Self::Recreate => (1, 1000),
         }
     }
 
@@ -125,6 +136,8 @@ impl Fault {
             Self::Storm | Self::Hang | Self::Reset | Self::Slow => (4, 20_000),
             Self::BrokerRestart => (6, 60_000),
             Self::BrokerKill => (3, 40_000),
+            Self::CutOff => (6, 40_000),
+            Self::Recreate => (1, 0),
         }
     }
 
@@ -143,7 +156,9 @@ impl Fault {
             | Self::Storm
             | Self::Hang
             | Self::Reset
-            | Self::Slow => false,
+            | Self::Slow
+            | Self::CutOff
+            | Self::Recreate => false,
         }
     }
 
@@ -160,6 +175,9 @@ impl Fault {
             Self::Rolling => rolling(suite).await,
             Self::BrokerRestart => broker(suite, false).await,
             Self::BrokerKill => broker(suite, true).await,
+            Self::CutOff => cut_off(suite).await,
+            // Not a blow to a load: see `recreation`.
+            Self::Recreate => Ok(()),
             Self::Storm => storm(suite).await,
             Self::Hang => tempered(suite, |temper| Temper { hang: 100, ..temper }).await,
             Self::Reset => tempered(suite, |temper| Temper { reset: 100, ..temper }).await,
@@ -226,8 +244,8 @@ async fn kill_ingest(suite: &mut Suite) -> Result<()> {
     suite.kill_ingest(victim).await
 }
 
-/// How often the other processors gained partitions since they were looked at first.
-struct Gains(Vec<(PathBuf, u64)>);
+/// Whether processors have gained partitions of `events` since they were looked at first.
+pub(super) struct Gains(Vec<(PathBuf, u64)>);
 
 impl Gains {
     fn of_others(suite: &Suite, but: usize) -> Self {
@@ -240,7 +258,14 @@ impl Gains {
         )
     }
 
-    fn any(&mut self) -> Result<bool> {
+    /// Of one processor.
+    pub(super) fn of(suite: &Suite, number: usize) -> Self {
+        let journal = suite.journal(number);
+        let length = fs::metadata(&journal).map_or(0, |metadata| metadata.len());
+        Self(vec![(journal, length)])
+    }
+
+    pub(super) fn any(&mut self) -> Result<bool> {
         for (path, position) in &mut self.0 {
             let Ok(mut file) = fs::File::open(&path) else { continue };
             file.seek(SeekFrom::Start(*position))?;
@@ -358,10 +383,8 @@ async fn churn(suite: &mut Suite) -> Result<()> {
     suite.stop(victim).await?;
     others_take_over(suite, gains).await?;
     some_work(suite).await?;
-    let journal = suite.journal(victim);
-    let before = fs::metadata(&journal).map_or(0, |metadata| metadata.len());
+    let mut own = Gains::of(suite, victim);
     suite.up(victim)?;
-    let mut own = Gains(vec![(journal, before)]);
     suite.until("the one that came back has partitions", DEADLINE, move |_| own.any()).await
 }
 
@@ -390,6 +413,34 @@ async fn broker(suite: &mut Suite, kill: bool) -> Result<()> {
     brokers.start_one(number).await?;
     worked?;
     some_work(suite).await
+}
+
+async fn cut_off(suite: &mut Suite) -> Result<()> {
+    let proxies = suite.proxies.clone().context("this stack has no proxies")?;
+    some_work(suite).await?;
+    busy(suite).await?;
+    let victim = suite.proxied();
+    let group = Group::Deliver(HTTP.parse()?).name(&suite.stack.config().topics.prefix);
+    let coordinator = coordinator(suite.stack.kafka(), &group).await?;
+    let gains = Gains::of_others(suite, victim);
+    suite.crashed(victim);
+    proxies.cut(coordinator, true);
+    suite.tally.cut_offs += 1;
+    let took_over = others_take_over(suite, gains).await;
+    let worked = some_work(suite).await;
+    proxies.cut(coordinator, false);
+    took_over.and(worked)?;
+    some_work(suite).await
+}
+
+/// The number of the broker that coordinates a group: the leader of the partition of the offsets topic that Kafka
+/// chooses by the group's hash.
+async fn coordinator(kafka: &KafkaConfig, group: &str) -> Result<usize> {
+    let admin = Admin::new(kafka)?;
+    let leaders = tokio::task::spawn_blocking(move || admin.leaders("__consumer_offsets")).await??;
+    let hash = group.chars().fold(0_i32, |hash, c| hash.wrapping_mul(31).wrapping_add(c as i32));
+    let partition = usize::try_from(hash & i32::MAX)? % leaders.len();
+    Ok(usize::try_from(leaders[partition])?)
 }
 
 async fn storm(suite: &mut Suite) -> Result<()> {

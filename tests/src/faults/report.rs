@@ -78,11 +78,21 @@ pub fn outcomes(outcomes: &[Outcome], permits: usize, bound: usize) -> String {
 
 /// What was done, in a sentence.
 pub fn tally(tally: &Tally) -> String {
-    let Tally { kills, ingest_kills, zombies, wipes, damages, rebalances, broker_restarts, broker_kills, doubts } =
-        tally;
+    let Tally {
+        kills,
+        ingest_kills,
+        zombies,
+        wipes,
+        damages,
+        rebalances,
+        cut_offs,
+        broker_restarts,
+        broker_kills,
+        doubts,
+    } = tally;
     format!(
         "{kills} kill -9 of processors and {ingest_kills} of ingests, {zombies} zombies, {wipes} index folders wiped while \
-         live, {damages} damaged, {rebalances} rebalances, {broker_restarts} brokers restarted and {broker_kills} killed, \
+         live, {damages} damaged, {rebalances} rebalances, {cut_offs} cut off from their coordinator, {broker_restarts} brokers restarted and {broker_kills} killed, \
          {doubts} processes ended themselves in doubt"
     )
 }
@@ -106,11 +116,21 @@ pub fn json_of(outcome: &Outcome) -> Value {
 
 /// A tally for programs.
 pub fn json_of_tally(tally: &Tally) -> Value {
-    let Tally { kills, ingest_kills, zombies, wipes, damages, rebalances, broker_restarts, broker_kills, doubts } =
-        tally;
+    let Tally {
+        kills,
+        ingest_kills,
+        zombies,
+        wipes,
+        damages,
+        rebalances,
+        cut_offs,
+        broker_restarts,
+        broker_kills,
+        doubts,
+    } = tally;
     json!({
         "kills": kills, "ingest_kills": ingest_kills, "zombies": zombies, "wipes": wipes, "damages": damages,
-        "rebalances": rebalances, "broker_restarts": broker_restarts, "broker_kills": broker_kills, "doubts": doubts,
+        "rebalances": rebalances, "cut_offs": cut_offs, "broker_restarts": broker_restarts, "broker_kills": broker_kills, "doubts": doubts,
     })
 }
 

@@ -7,6 +7,7 @@ use common::clock::Clock;
 
 use super::checker::{Findings, check};
 use super::injections::Fault;
+use super::recreation;
 use super::sending::{SendPlan, Sending};
 use super::suite::{DEADLINE, Suite};
 
@@ -45,6 +46,9 @@ pub struct Outcome {
 
 /// Runs one.
 pub async fn run(suite: &mut Suite, fault: Fault, amount: Amount, mut say: impl FnMut(&str)) -> Result<Outcome> {
+    if fault == Fault::Recreate {
+        return recreation::run(suite, fault.as_str()).await;
+    }
     let clock = Clock::system();
     let begin = clock.monotonic();
     let first = suite.next;

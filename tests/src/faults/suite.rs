@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::checker::{History, SinkSaw};
 use super::journal::{Journals, event_id, of_webhook_id};
+use super::proxy::Proxies;
 use super::recorder::{Recorder, Temper};
 use super::sending::{SOURCES, Senders};
 use crate::books::Letter;
@@ -54,6 +55,8 @@ pub struct Setup {
     pub temper: Temper,
     /// Whether there is a Kafka sink too.
     pub kafka_sink: bool,
+    /// Whether the last processor reaches the brokers through proxies. One stack at a time may have that.
+    pub proxied: bool,
     /// The rule that is broken, if any.
     pub control: Option<&'static str>,
 }
@@ -71,7 +74,23 @@ impl Setup {
             commit_interval: "20ms",
             temper: Temper::default(),
             kafka_sink: true,
+            proxied: true,
             control: None,
+        }
+    }
+
+    /// Two processors and the HTTP sink alone: for what needs a stack of its own.
+    pub fn small(name: &'static str) -> Self {
+        Self {
+            name,
+            processors: 2,
+            ingests: 0,
+            permits: 64,
+            concurrency: 32,
+            temper: Temper { fail: 120, ..Temper::default() },
+            kafka_sink: false,
+            proxied: false,
+            ..Self::whole()
         }
     }
 }
@@ -91,6 +110,8 @@ pub struct Tally {
     pub damages: usize,
     /// Times that living processors gained or gave up partitions.
     pub rebalances: usize,
+    /// Processors cut off from the broker that coordinates their group.
+    pub cut_offs: usize,
     /// Brokers stopped and started.
     pub broker_restarts: usize,
     /// Brokers killed and started.
@@ -115,6 +136,8 @@ pub struct Suite {
     pub seed: Seed,
     /// What was done so far.
     pub tally: Tally,
+    /// Between the last processor and the brokers.
+    pub proxies: Option<Proxies>,
     /// The number of the next event.
     pub next: u64,
     crashes: Vec<(usize, i32)>,
@@ -164,6 +187,14 @@ impl Suite {
             node.set("PROCESSOR__DATA__DIR", Some(dir.join(format!("data-{number}")).display().to_string()));
             node.set("SEALSTREAM_JOURNAL", Some(journal(number).display().to_string()));
         }
+        let proxies = match setup.proxied {
+            true => Some(Proxies::start(&tasks, brokers.proxied()).await?),
+            false => None,
+        };
+        if let Some(proxies) = &proxies {
+            let last = stack.processor(setup.processors - 1);
+            last.set("PROCESSOR__KAFKA__BOOTSTRAP", Some(proxies.bootstrap()));
+        }
         stack.start_nodes().await?;
         let senders = Arc::new(Senders::new(&stack, setup.ingests)?);
         let partitions = setup.partitions as usize;
@@ -173,6 +204,7 @@ impl Suite {
             senders,
             seed,
             tally: Tally::default(),
+            proxies,
             next: 0,
             crashes: Vec::new(),
             pids: Vec::new(),
@@ -207,6 +239,11 @@ impl Suite {
         if let Some(pid) = self.pids[number] {
             self.crashes.push((number, pid));
         }
+    }
+
+    /// The processor that reaches the brokers through proxies.
+    pub fn proxied(&self) -> usize {
+        self.setup.processors - 1
     }
 
     /// One of the processors.
@@ -312,6 +349,7 @@ impl Suite {
     /// Starts what is down, and lets the sink behave as it was told at first.
     pub fn mend(&mut self) -> Result<()> {
         self.recorder.behave(self.setup.temper.clone());
+        self.proxies.iter().for_each(Proxies::mend);
         for number in 0..self.setup.processors {
             self.stack.processor(number).set("SEALSTREAM_KILL_AT", None);
             if self.down[number] {

@@ -32,6 +32,9 @@ struct Node {
     number: usize,
     port: u16,
     controller_port: u16,
+    /// Where it listens for clients that come through a proxy, and where it tells them that it is.
+    #[serde(default)]
+    proxied: Option<(u16, u16)>,
 }
 
 impl Cluster {
@@ -46,12 +49,17 @@ impl Cluster {
     }
 
     /// Writes the files of a new cluster of `count` nodes and formats their logs; starts nothing.
-    pub(crate) fn create(dir: &Path, count: usize) -> Result<Self> {
+    pub(crate) fn create(dir: &Path, count: usize, proxied: bool) -> Result<Self> {
         let distribution = Distribution::find()?;
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let free = ports::free(2 * count)?;
-        let nodes = (0..count).map(|n| Node { number: n + 1, port: free[2 * n], controller_port: free[2 * n + 1] });
+        let free = ports::free(4 * count)?;
+        let nodes = free.chunks(4).zip(1..).map(|(ports, number)| Node {
+            number,
+            port: ports[0],
+            controller_port: ports[1],
+            proxied: proxied.then_some((ports[2], ports[3])),
+        });
         let cluster = Self { dir, distribution, nodes: nodes.collect() };
         fs::write(cluster.dir.join("log4j2.properties"), LOG4J)?;
         for node in &cluster.nodes {
@@ -110,6 +118,10 @@ impl Cluster {
             ("KAFKA_BOOTSTRAP", addresses.collect::<Vec<_>>().join(",")),
             ("SEALSTREAM_KAFKA_STATE", self.dir.display().to_string()),
         ];
+        let proxied = self.nodes.iter().filter_map(|node| node.proxied);
+        let proxied = proxied.map(|(listens, tells)| format!("127.0.0.1:{listens}=127.0.0.1:{tells}"));
+        let proxied = proxied.collect::<Vec<_>>().join(",");
+        environment.extend((!proxied.is_empty()).then_some(("SEALSTREAM_KAFKA_PROXIED", proxied)));
         environment.extend(self.distribution.libs().map(|libs| ("KAFKA_LIBS", libs.display().to_string())));
         environment
     }
@@ -175,7 +187,10 @@ impl Cluster {
     }
 
     fn properties(&self, node: &Node) -> String {
-        let Node { number, port, controller_port } = *node;
+        let Node { number, port, controller_port, proxied } = *node;
+        let (listens, tells) = proxied.map_or_else(Default::default, |(listens, tells)| {
+            (format!(",PROXIED://127.0.0.1:{listens}"), format!(",PROXIED://127.0.0.1:{tells}"))
+        });
         let voters = self.nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.number, node.controller_port));
         let voters = voters.collect::<Vec<_>>().join(",");
         let replicas = self.nodes.len().min(3);
@@ -185,10 +200,10 @@ impl Cluster {
             "process.roles=broker,controller
 node.id={number}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{listens}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{tells}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={data}
 num.partitions=6
 default.replication.factor={replicas}
@@ -219,13 +234,13 @@ fn container(node: &Node) -> String {
 }
 
 /// The cluster that lives in `dir` and runs, created and started where it does not.
-pub(crate) fn up(dir: &Path, count: usize) -> Result<Cluster> {
+pub(crate) fn up(dir: &Path, count: usize, proxied: bool) -> Result<Cluster> {
     let cluster = match Cluster::open(dir)? {
         Some(cluster) if cluster.size() == count => cluster,
         Some(cluster) => {
             bail!("a cluster of {} is here already; `kafka down` ends it and removes its data", cluster.size())
         }
-        None => Cluster::create(dir, count)?,
+        None => Cluster::create(dir, count, proxied)?,
     };
     match cluster.up() {
         Ok(()) => Ok(cluster),

@@ -29,6 +29,9 @@ enum Action {
         /// A cluster of its own, also where `KAFKA_BOOTSTRAP` is set
         #[arg(long)]
         own: bool,
+        /// With a second way in, of which clients are told another port: that of a proxy that a test runs
+        #[arg(long)]
+        proxied: bool,
         /// Stay, and take it down when standard input ends
         #[arg(long)]
         until_eof: bool,
@@ -58,14 +61,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let dir = arguments.state.unwrap_or_else(|| workspace::state().join("kafka"));
     let there = || Cluster::open(&dir)?.with_context(|| format!("there is no cluster in {}", dir.display()));
     match arguments.action {
-        Action::Up { brokers, own, until_eof } => {
+        Action::Up { brokers, own, proxied, until_eof } => {
             let external = workspace::setting("KAFKA_BOOTSTRAP").filter(|_| !own);
             let cluster = match &external {
                 Some(bootstrap) => {
                     println!("KAFKA_BOOTSTRAP={bootstrap}");
                     None
                 }
-                None => Some(cluster::up(&dir, brokers)?),
+                None => Some(cluster::up(&dir, brokers, proxied)?),
             };
             for (name, value) in cluster.iter().flat_map(Cluster::environment) {
                 println!("{name}={value}");
