@@ -33,8 +33,9 @@ pub fn all() -> Vec<Control> {
     vec![
         control("no-dedup", "every record is delivered, whatever its id", Invariant::NotRecognised, Fault::Kill),
         Control {
-            setup: Setup { temper: tail.clone(), permits: 256, ..setup.clone() },
-            amount: Amount { events: 6000, ..amount },
+            // One partition, so that batches of its index are on disk beyond its lowest open offset when it dies.
+            setup: Setup { temper: tail.clone(), permits: 256, processors: 1, partitions: 1, ..setup.clone() },
+            amount: Amount { rounds: 8, events: 4000, ..amount },
             ..control(
                 "replay-is-repeat",
                 "a record that the index knows counts as a repeat, though it is its id's owner",

@@ -439,7 +439,7 @@ async fn coordinator(kafka: &KafkaConfig, group: &str) -> Result<usize> {
     let admin = Admin::new(kafka)?;
     let leaders = tokio::task::spawn_blocking(move || admin.leaders("__consumer_offsets")).await??;
     let hash = group.chars().fold(0_i32, |hash, c| hash.wrapping_mul(31).wrapping_add(c as i32));
-    let partition = usize::try_from(hash & i32::MAX)? % leaders.len();
+    let partition = usize::try_from(hash.checked_abs().unwrap_or(0))? % leaders.len();
     Ok(usize::try_from(leaders[partition])?)
 }
 
