@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// With `--controls`: only this one, again for several
     #[arg(long = "control", value_name = "NAME", requires = "controls")]
     only: Vec<String>,
+    /// With `--controls`: of each only until it is caught once
+    #[arg(long, requires = "controls")]
+    once: bool,
     /// With `--controls`: on how many seeds
     #[arg(long, default_value_t = 5, requires = "controls")]
     seeds: usize,
@@ -50,7 +53,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for (name, value) in numbers {
         command.args(value.iter().flat_map(|value| [name, value]));
     }
-    command.args(arguments.json.then_some("--json")).args(arguments.long.then_some("--long"));
+    command
+        .args(arguments.once.then_some("--once"))
+        .args(arguments.json.then_some("--json"))
+        .args(arguments.long.then_some("--long"));
     if arguments.controls {
         command.args(["--seeds", &arguments.seeds.to_string()]);
         command.args(arguments.only.iter().flat_map(|name| ["--control", name]));
@@ -62,25 +68,54 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What `ci` runs: every fault for a few rounds, then each control once, with a seed of its own. A control that is caught by
-/// chance only would be caught by nobody's notice, so this is less than `./x faults --controls`, and much shorter.
+/// What `ci` runs: every fault for a few rounds, and of each control as many seeds as it takes to catch it once, three at
+/// most. `./x faults --controls` asks for more.
 pub(crate) fn short() -> Result<()> {
     const SEED: u64 = 1;
-    run(&Arguments { seed: Some(SEED), ..Arguments::default() })
+    run(&Arguments { seed: Some(SEED), ..Arguments::default() })?;
+    run(&Arguments { seed: Some(SEED), controls: true, once: true, seeds: 3, ..Arguments::default() })
 }
 
 /// The suite's program and the product's binaries, and then the processor that can be broken: a binary of another name,
-/// so that no product is ever built with the suite's features.
+/// so that no product is ever built with the suite's features. That the product has nothing of them is looked up.
 fn build() -> Result<()> {
-    workspace::run(workspace::cargo().args([
-        "build",
-        "--locked",
-        "--workspace",
-        "--bin",
-        "faults",
-        "--bin",
-        "ingest",
-    ]))?;
+    workspace::run(workspace::cargo().args(["build", "--locked", "--workspace", "--bin", "faults"]).args(PRODUCT))?;
     let features = ["--features", "processor/controls", "--bin", "processor-faults"];
-    workspace::run(workspace::cargo().args(["build", "--locked", "--workspace"]).args(features))
+    workspace::run(workspace::cargo().args(["build", "--locked", "--workspace"]).args(features))?;
+    let binaries = workspace::binaries()?;
+    if traces(&std::fs::read(binaries.join("processor-faults"))?).count() < TRACES.len() {
+        bail!("the binary `processor-faults` has not all of the suite's hooks: this search is broken");
+    }
+    if let Some(trace) = traces(&std::fs::read(binaries.join("processor"))?).next() {
+        bail!("the binary `processor` was built with the fault suite's features: it holds {trace}");
+    }
+    Ok(())
+}
+
+const PRODUCT: [&str; 4] = ["--bin", "ingest", "--bin", "processor"];
+
+/// What a processor has that can be broken, and no other.
+const TRACES: [&str; 3] = ["SEALSTREAM_JOURNAL", "SEALSTREAM_KILL_AT", "SEALSTREAM_CONTROL"];
+
+fn traces(binary: &[u8]) -> impl Iterator<Item = &'static str> {
+    let holds = |text: &&str| binary.windows(text.len()).any(|window| window == text.as_bytes());
+    TRACES.into_iter().filter(holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::traces;
+
+    #[test]
+    fn the_image_is_built_without_the_suite() {
+        let image = include_str!("../../deploy/Dockerfile");
+        assert!(image.contains("--bin processor "));
+        assert!(!image.contains("features") && !image.contains("processor-faults"));
+    }
+
+    #[test]
+    fn traces_are_found() {
+        assert_eq!(traces(b"..SEALSTREAM_KILL_AT..").collect::<Vec<_>>(), ["SEALSTREAM_KILL_AT"]);
+        assert_eq!(traces(b"nothing").count(), 0);
+    }
 }

@@ -28,7 +28,7 @@ pub fn all() -> Vec<Control> {
     let setup = Setup { partitions: 2, ..Setup::small("control") };
     // Some answers take long: then much is complete above the lowest open offset.
     let tail = Temper { tail: 30, tail_ms: 1200..=1800, ..setup.temper.clone() };
-    let amount = Amount { rounds: 3, events: 1500, direct: 24, through_ingest: 0, ahead: 600 };
+    let amount = Amount { rounds: 3, events: 1500, direct: 24, through_ingest: 0, ahead: 600, repeat_every: 10 };
     let control = |name, what, invariant, fault| Control { name, what, invariant, fault, setup: setup.clone(), amount };
     vec![
         control("no-dedup", "every record is delivered, whatever its id", Invariant::NotRecognised, Fault::Kill),
@@ -77,21 +77,16 @@ pub fn all() -> Vec<Control> {
             amount: Amount { rounds: 2, ..amount },
             ..control("no-lease", "sends start without a lease", Invariant::CommittedRepeated, Fault::Zombie)
         },
-        control(
-            "index-ahead",
-            "the index claims to reach the committed offset when it does not",
-            Invariant::NotRecognised,
-            Fault::Kill,
-        ),
         Control {
-            setup: Setup { partitions: 6, ..setup.clone() },
+            amount: Amount { repeat_every: 2, ..amount },
             ..control(
-                "no-anchor",
-                "the cache is believed even if it is of another log",
-                Invariant::Lost,
-                Fault::Recreate,
+                "index-ahead",
+                "the index claims to reach the committed offset when it does not",
+                Invariant::NotRecognised,
+                Fault::Kill,
             )
         },
+        control("no-anchor", "the cache is believed even if it is of another log", Invariant::Lost, Fault::Recreate),
         control(
             "no-attempt-in-key",
             "a retry lane knows a record by its id alone, however often it was parked",

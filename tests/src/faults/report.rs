@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::checker::Invariant;
+use super::controls::Control;
 use super::session::Outcome;
 use super::suite::Tally;
 
-/// A table whose columns are as wide as they must be; all but the first are numbers.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// A table whose columns are as wide as they must be; the first ones, so many, hold words and the others numbers.
+fn table(words: usize, head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([head[column].chars().count()]).max().unwrap_or_default()
@@ -15,13 +16,13 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<String>| {
         let padded = cells.iter().enumerate().map(|(column, cell)| {
             let width = width(column);
-            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            if column < words { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         format!("| {} |\n", padded.collect::<Vec<_>>().join(" | "))
     };
     let rule = (0..head.len()).map(|column| {
         let dashes = "-".repeat(width(column));
-        if column == 0 { dashes } else { format!("{}:", &dashes[1..]) }
+        if column < words { dashes } else { format!("{}:", &dashes[1..]) }
     });
     let mut text = line(head.iter().map(|cell| (*cell).to_owned()).collect());
     text.push_str(&line(rule.collect()));
@@ -73,7 +74,7 @@ pub fn outcomes(outcomes: &[Outcome], permits: usize, bound: usize) -> String {
     };
     let mut rows: Vec<_> = outcomes.iter().map(|outcome| row(outcome.fault, std::slice::from_ref(outcome))).collect();
     rows.push(row("all", outcomes));
-    table(&head, &rows)
+    table(1, &head, &rows)
 }
 
 /// What was done, in a sentence.
@@ -155,6 +156,28 @@ pub struct ControlRow {
     pub counts: Vec<usize>,
 }
 
+impl ControlRow {
+    /// A row without runs.
+    pub fn new(control: &Control) -> Self {
+        let Control { name, what, invariant, fault, .. } = control;
+        let (clean, caught, seeds) = (0, 0, 0);
+        Self { name, what, invariant: *invariant, fault: fault.as_str(), seeds, clean, caught, counts: Vec::new() }
+    }
+
+    /// A seed's two runs: whether the one without it was clean, and how often its invariant was violated with it.
+    pub fn add(&mut self, clean: bool, count: usize) {
+        self.seeds += 1;
+        self.clean += usize::from(clean);
+        self.caught += usize::from(clean && count > 0);
+        self.counts.push(count);
+    }
+
+    /// Whether it was caught on three of five seeds.
+    pub fn is_caught(&self) -> bool {
+        self.caught > 0 && self.caught * 5 >= self.seeds * 3
+    }
+}
+
 /// The table of controls.
 pub fn controls(rows: &[ControlRow]) -> String {
     let head = ["control", "what it breaks", "fault", "noticed as", "seeds", "clean without", "caught", "violations"];
@@ -164,7 +187,7 @@ pub fn controls(rows: &[ControlRow]) -> String {
         let words = [name, what, fault, invariant.as_str()].map(str::to_owned);
         words.into_iter().chain([seeds, clean, caught].map(usize::to_string)).chain([counts]).collect()
     };
-    table(&head, &rows.iter().map(row).collect::<Vec<_>>())
+    table(4, &head, &rows.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A control's row for programs.

@@ -27,6 +27,8 @@ pub struct Amount {
     pub through_ingest: usize,
     /// How many events the HTTP sink may be behind.
     pub ahead: u64,
+    /// Every how many events one is sent again.
+    pub repeat_every: u64,
 }
 
 /// What came of a session.
@@ -56,7 +58,7 @@ pub async fn run(suite: &mut Suite, fault: Fault, amount: Amount, mut say: impl 
         first,
         direct: amount.direct,
         through_ingest: if suite.setup.ingests > 0 { amount.through_ingest } else { 0 },
-        repeat_every: 10,
+        repeat_every: amount.repeat_every,
         ahead: amount.ahead,
     };
     let sending = Sending::start(suite.senders.clone(), plan, suite.recorder.clone(), &mut suite.seed);
