@@ -221,12 +221,6 @@ impl Plan {
         self
     }
 
-    /// Partitions of each topic.
-    pub fn partitions(mut self, partitions: u32) -> Self {
-        self.partitions = partitions;
-        self
-    }
-
     /// A variable that overrides the processors' configuration.
     pub fn variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((name, value.into()));

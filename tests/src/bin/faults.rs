@@ -42,14 +42,23 @@ async fn main() -> ExitCode {
 async fn run() -> Result<bool> {
     let arguments = arguments()?;
     let brokers = Arc::new(OwnBroker::start_three().await?);
-    let good = match arguments.controls {
-        None => faults(&arguments, brokers.clone()).await,
-        Some(seeds) => check_controls(&arguments, seeds, brokers.clone()).await,
+    let asked_to_stop = common::shutdown::Group::new().on_signals();
+    // Whatever ends the work, its processes end with it.
+    let good = tokio::select! {
+        good = work(&arguments, brokers.clone()) => good,
+        () = asked_to_stop => Err(anyhow::anyhow!("interrupted")),
     };
     if let Some(brokers) = Arc::into_inner(brokers) {
         brokers.end().await?;
     }
     good
+}
+
+async fn work(arguments: &Arguments, brokers: Arc<OwnBroker>) -> Result<bool> {
+    match arguments.controls {
+        None => faults(arguments, brokers).await,
+        Some(seeds) => check_controls(arguments, seeds, brokers).await,
+    }
 }
 
 async fn faults(arguments: &Arguments, brokers: Arc<OwnBroker>) -> Result<bool> {
