@@ -269,7 +269,7 @@ mod tests {
             timestamp: "1".into(),
             traceparent: None,
             identity: Some(Identity { id: KeyedId([7; 16]), previous: None }),
-            retry: Some(Retry { sink, first_seen_ms, redrive: 0, attempt, hop: 0 }),
+            retry: Some(Retry { sink, first_seen_ms, redrive: 0, attempt, hop: 0, due_ms: None }),
         }
     }
 

@@ -83,8 +83,8 @@ pub(crate) fn answered(turn: &Turn, head: &Head, id: KeyedId, answer: &Result<()
     let answer = match answer {
         Ok(()) => "ok",
         Err(Refusal::Permanent { .. }) => "refused",
-        Err(Refusal::Status { .. }) => "failed",
-        Err(Refusal::Timeout | Refusal::Transport(_) | Refusal::Overload(_)) => "unknown",
+        Err(Refusal::Status { .. } | Refusal::Overload(_)) => "failed",
+        Err(Refusal::Timeout | Refusal::Transport(_)) => "unknown",
     };
     note(
         |line, time| {
