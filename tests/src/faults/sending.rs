@@ -110,6 +110,7 @@ impl Senders {
             traceparent: None,
             identity: None,
             retry: None,
+            redriven_ms: None,
         };
         let headers = self.edge.seal(&Topic::Inbox, &head, &signed.body);
         loop {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::clock::Clock;
+use common::record::Dead;
 use common::shutdown::Group;
 use common::topics::Topic;
 use nix::sys::signal::Signal;
@@ -15,7 +16,6 @@ use super::journal::{Journals, event_id, of_webhook_id};
 use super::proxy::Proxies;
 use super::recorder::{Recorder, Temper};
 use super::sending::{SOURCES, Senders};
-use crate::books::Letter;
 use crate::broker::OwnBroker;
 use crate::node::Node;
 use crate::plan::Plan;
@@ -406,11 +406,11 @@ impl Suite {
         let keys = self.stack.materials().core_keys()?;
         let topic = self.stack.topic_name(&Topic::Dead);
         let read = topic::follow(&kafka, &topic, std::mem::take(&mut self.dead), move |record| {
-            let letter = Letter::read(&keys, &record)?;
-            let head = letter.head.context("a letter without a head")?;
-            let (identity, retry) = (head.identity, head.retry);
-            let of = identity.zip(retry).map(|(identity, retry)| (retry.sink.to_string(), identity.id.0));
-            of.with_context(|| format!("a letter of no sink: {:?}", letter.failure))
+            let Dead::Letter { head, failure } = keys.open_dead(record.headers(), &record.value)? else {
+                bail!("a marker, though nothing is redriven here");
+            };
+            let of = head.and_then(|head| Some((head.retry?.sink.to_string(), head.identity?.id.0)));
+            of.with_context(|| format!("a letter of no sink: {failure:?}"))
         });
         let (letters, positions) = read.await?;
         self.dead = positions;
