@@ -96,7 +96,7 @@ pub struct Topics {
     /// How long records lie there.
     #[serde(with = "config::duration")]
     pub retention: Duration,
-    /// How long dead letters lie in theirs.
+    /// How long dead letters lie in theirs, unless `retention` is longer.
     #[serde(with = "config::duration")]
     pub dead_retention: Duration,
     /// One broker will do.
@@ -421,9 +421,6 @@ impl Check for Config {
                 "one copy is lost with its disk: use 2 or more, or say topics.danger_single_broker",
             );
         }
-        if self.topics.dead_retention < self.topics.retention {
-            mistake("topics.dead_retention", "must not be less than topics.retention: letters wait for people");
-        }
         if self.group.window == 0 || self.group.window > WINDOW_MAX {
             mistake("group.window", "must be from 1 to 16384");
         }
@@ -636,10 +633,7 @@ topic = "events"
             .replace("https://example.com", "http://example.com")
             .replace("\"out\"]", "\"nowhere\"]")
             .replace("topic = \"events\"", "timeout = \"40s\"")
-            .replace(
-                "id_keys = [{ id = \"id-1\", file = \"i\" }]",
-                "id_keys = []\n[dedup]\nwindow = \"8d\"\n[topics]\ndead_retention = \"6d\"",
-            );
+            .replace("id_keys = [{ id = \"id-1\", file = \"i\" }]", "id_keys = []\n[dedup]\nwindow = \"8d\"");
         let mistakes = load(&bad).unwrap_err();
         let keys: Vec<_> = mistakes.iter().map(Mistake::key).collect();
         for key in [
@@ -649,7 +643,6 @@ topic = "events"
             "sink.out.timeout",
             "pipeline.id_keys",
             "dedup.window",
-            "topics.dead_retention",
         ] {
             assert!(keys.contains(&key), "{key} is not in {mistakes}");
         }

@@ -23,7 +23,7 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     let spec = |topic: Topic| {
         let retention = match &topic {
             Topic::Inbox | Topic::Events | Topic::Retry { .. } => config.topics.retention,
-            Topic::Dead => config.topics.dead_retention,
+            Topic::Dead => config.topics.dead_retention.max(config.topics.retention),
         };
         let mut settings = settings.clone();
         settings.insert("retention.ms".to_owned(), retention.as_millis().to_string());
@@ -126,11 +126,16 @@ source.acme.keys = [{ id = "k", file = "k" }]
 sink.main = { kind = "file", path = "out.jsonl" }
 "#;
         std::fs::write(&path, text).unwrap();
-        let specs = specs(&Config::load(Some(&path), std::iter::empty()).unwrap());
         let days = |spec: &TopicSpec| spec.settings["retention.ms"].parse::<u64>().unwrap() / 86_400_000;
-        let (dead, others): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name == "sealstream.dead");
-        assert_eq!(dead.into_iter().map(days).collect::<Vec<_>>(), [30]);
-        assert!(!others.is_empty() && others.into_iter().all(|spec| days(spec) == 7));
+        for (retention, dead_retention, expected) in [("7d", "30d", 30), ("7d", "1d", 7), ("40d", "30d", 40)] {
+            let variables = [("RETENTION", retention), ("DEAD_RETENTION", dead_retention)]
+                .map(|(key, value)| (format!("PROCESSOR__TOPICS__{key}"), value.to_owned()));
+            let specs = specs(&Config::load(Some(&path), variables.into_iter()).unwrap());
+            let (dead, others): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.name == "sealstream.dead");
+            assert_eq!(dead.into_iter().map(days).collect::<Vec<_>>(), [expected]);
+            let pipeline = if retention == "7d" { 7 } else { 40 };
+            assert!(!others.is_empty() && others.into_iter().all(|spec| days(spec) == pipeline));
+        }
     }
 
     #[test]
