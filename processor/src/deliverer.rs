@@ -257,6 +257,7 @@ pub fn dedup_key(topic: &Topic, head: &Head) -> Option<DedupKey> {
 
 #[cfg(test)]
 mod tests {
+    use common::record::Identity;
     use common::topics::Delay;
 
     use super::*;
@@ -270,6 +271,7 @@ mod tests {
             traceparent: None,
             identity: Some(Identity { id: KeyedId([7; 16]), previous: None }),
             retry: Some(Retry { sink, first_seen_ms, redrive: 0, attempt, hop: 0, due_ms: None }),
+            redriven_ms: None,
         }
     }
 
