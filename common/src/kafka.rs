@@ -8,4 +8,3 @@ pub mod client;
 pub mod consumer;
 pub mod embedded;
 pub mod producer;
-pub mod scanner;

@@ -4,8 +4,8 @@
 
 use common::kafka::admin::{Admin, AdminError, TopicState};
 use common::kafka::client::{ClientError, KafkaConfig};
+use common::kafka::consumer::scanner::Scanner;
 use common::kafka::consumer::{ReadError, TopicPartition, beyond_the_end, committed, start_anew};
-use common::kafka::scanner::Scanner;
 
 use crate::config::{Config, SinkKind};
 use crate::topics::{Finding, check, specs};

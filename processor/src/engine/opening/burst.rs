@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use common::kafka::consumer::scanner::{Scanned, Scanner};
 use common::kafka::consumer::{Assigned, Incoming, ReadError};
-use common::kafka::scanner::{Scanned, Scanner};
 
 use super::start::{Opening, foreign, start};
 use super::{BURST_PARTITIONS, Built, ColdIndex, IndexSettings, Job, Owner, POLL, partition};

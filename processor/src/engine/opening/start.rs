@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::kafka::consumer::scanner::{Scanned, Scanner};
 use common::kafka::consumer::{Assigned, ReadError};
-use common::kafka::scanner::{Scanned, Scanner};
 
 use super::super::cache::Cache;
 use super::{Built, IndexSettings, Job, POLL};

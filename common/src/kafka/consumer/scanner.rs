@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::client::{ClientError, KafkaConfig, Logged};
-use super::consumer::{Incoming, ReadError};
+use super::{Incoming, ReadError};
+use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
 /// A broker call takes no longer than this.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,0 +1,335 @@
+//! A member of a consumer group: a thread that polls, one that commits, and one that watches both.
+//!
+//! What this file sees to, together with `rebalance`:
+//!
+//! * Every partition has a queue of its own, split off *before* it is assigned, so that a full partition holds up neither
+//!   the others nor the callbacks.
+//! * Snapshot, commit and answer happen under one lock, and so does the end of a revoke: the broker accepts a commit
+//!   for a partition that its sender no longer owns, so nothing but this lock keeps a late one from overwriting the
+//!   next owner's.
+//! * An error answer to a commit says nothing: some of it may be stored. Nothing is concluded, the next commit repeats it.
+//! * On revoke: fence, drain, commit, unassign. On loss: no wait, no commit.
+//! * Doubt ends the process: a fatal client error or a callback that hangs. The supervisor starts it again, and static
+//!   membership makes that cheap.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rdkafka::ClientConfig;
+use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+use super::{
+    ConsumerSettings, Die, Doubt, GroupMetadata, Handler, Incoming, More, TopicPartition, Waker, commit_list, reading,
+};
+use crate::clock::Clock;
+use crate::kafka::client::{ClientError, KafkaConfig, log, log_error};
+
+/// Most records taken from one partition before the others get their turn.
+const TURN_RECORDS: usize = 256;
+
+/// The poll thread looks at its queues at least this often, whatever wakes it.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// A running member of a consumer group.
+pub struct GroupConsumer {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+pub(super) struct Shared {
+    pub(super) settings: ConsumerSettings,
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) clock: Clock,
+    pub(super) waker: Waker,
+    pub(super) die: Die,
+    pub(super) consumer: OnceLock<Weak<BaseConsumer<Context>>>,
+    pub(super) queues: Mutex<HashMap<TopicPartition, PartitionQueue<Context>>>,
+    pub(super) owned: Mutex<Vec<TopicPartition>>,
+    /// Held over snapshot, commit and answer, and over the end of a revoke.
+    pub(super) ownership: Mutex<()>,
+    pub(super) stop: AtomicBool,
+    pub(super) commit_wake: (Mutex<()>, Condvar),
+    /// When the poll thread last came round, in milliseconds of the monotonic clock.
+    pub(super) tick_ms: Arc<AtomicU64>,
+    /// When the poll thread entered a callback, likewise; 0 outside of one.
+    pub(super) callback_ms: AtomicU64,
+}
+
+pub(super) struct Context(Arc<Shared>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: Code, list: &mut TopicPartitionList) {
+        let shared = &self.0;
+        shared.callback_ms.store(shared.now_ms().max(1), Ordering::SeqCst);
+        match code {
+            Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => shared.assign(consumer, list),
+            Code::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => shared.revoke(consumer, list),
+            other => {
+                tracing::warn!(group = %shared.settings.group, code = ?other, "rebalance error");
+                if let Err(error) = consumer.unassign() {
+                    shared.die(format!("unassign after a rebalance error: {error}"));
+                }
+            }
+        }
+        shared.callback_ms.store(0, Ordering::SeqCst);
+    }
+}
+
+impl GroupConsumer {
+    /// Joins the group and starts the threads.
+    pub fn start(
+        kafka: &KafkaConfig,
+        settings: ConsumerSettings,
+        handler: Arc<dyn Handler>,
+        clock: Clock,
+        waker: Waker,
+        die: Die,
+    ) -> Result<Self, ClientError> {
+        let config = group_settings(kafka, &settings)?;
+        let shared = Arc::new(Shared {
+            settings,
+            handler,
+            clock,
+            waker: waker.clone(),
+            die,
+            consumer: OnceLock::new(),
+            queues: Mutex::default(),
+            owned: Mutex::default(),
+            ownership: Mutex::new(()),
+            stop: AtomicBool::new(false),
+            commit_wake: (Mutex::new(()), Condvar::new()),
+            tick_ms: Arc::new(AtomicU64::new(0)),
+            callback_ms: AtomicU64::new(0),
+        });
+        shared.tick_ms.store(shared.now_ms(), Ordering::SeqCst);
+        let mut consumer: BaseConsumer<Context> = config.create_with_context(Context(shared.clone()))?;
+        consumer.set_nonempty_callback(move || waker.wake());
+        let consumer = Arc::new(consumer);
+        shared.consumer.set(Arc::downgrade(&consumer)).ok();
+        let topics: Vec<&str> = shared.settings.topics.iter().map(|topic| &**topic).collect();
+        consumer.subscribe(&topics)?;
+
+        let mut threads = Vec::new();
+        let (poll, commit, watch) = (shared.clone(), shared.clone(), shared.clone());
+        let committing = consumer.clone();
+        threads.push(spawn("commit", move || commit.commit_loop(&committing)));
+        threads.push(spawn("poll", move || poll.poll_loop(consumer)));
+        threads.push(spawn("watchdog", move || watch.watch_loop()));
+        Ok(Self { shared, threads })
+    }
+
+    /// When the poll thread last came round, in milliseconds of the clock's monotonic time.
+    pub fn tick_ms(&self) -> Arc<AtomicU64> {
+        self.shared.tick_ms.clone()
+    }
+
+    /// Who this member is now. `None` once it has stopped.
+    pub fn metadata(&self) -> Option<GroupMetadata> {
+        self.shared.consumer.get()?.upgrade()?.group_metadata().map(GroupMetadata)
+    }
+
+    /// The partitions owned now.
+    pub fn owned(&self) -> Vec<TopicPartition> {
+        self.shared.owned.lock().clone()
+    }
+
+    /// Makes the commit thread look whether there is something to commit.
+    pub fn commit_soon(&self) {
+        self.shared.commit_wake.1.notify_one();
+    }
+
+    /// Fences, drains, commits and leaves by closing, so that a static member keeps its place. Blocks.
+    pub fn stop(mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.waker.wake();
+        self.shared.commit_wake.1.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(group = %self.shared.settings.group, "a consumer thread panicked");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("the system has room for a thread")
+}
+
+fn group_settings(kafka: &KafkaConfig, settings: &ConsumerSettings) -> Result<ClientConfig, ClientError> {
+    let mut config = kafka.settings()?;
+    config.set("group.id", &settings.group);
+    config.set("group.protocol", "classic");
+    config.set("partition.assignment.strategy", "cooperative-sticky");
+    if let Some(instance) = &settings.instance {
+        config.set("group.instance.id", instance);
+    }
+    let session = settings.session.as_millis();
+    config.set("session.timeout.ms", session.to_string());
+    config.set("heartbeat.interval.ms", (session / 15).clamp(300, 3000).to_string());
+    config.set("max.poll.interval.ms", (session * 6).clamp(60_000, 300_000).to_string());
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("auto.offset.reset", "error");
+    reading(&mut config);
+    Ok(config)
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn die(&self, why: impl Into<String>) {
+        (self.die)(Doubt(format!("{}: {}", self.settings.group, why.into())));
+    }
+    /// Commits what the handler says. The caller holds `ownership`.
+    pub(super) fn commit(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        only: Option<&[TopicPartition]>,
+    ) -> Result<bool, KafkaError> {
+        let commits = self.handler.snapshot(only);
+        if commits.is_empty() {
+            return Ok(false);
+        }
+        let list = commit_list(&commits)?;
+        let sent = self.clock.monotonic();
+        consumer.commit(&list, CommitMode::Sync)?;
+        self.handler.committed(&commits, sent);
+        self.waker.wake();
+        Ok(true)
+    }
+
+    fn commit_loop(&self, consumer: &BaseConsumer<Context>) {
+        const IDLE_COMMIT: Duration = Duration::from_secs(1);
+        let mut last = self.clock.monotonic();
+        while !self.stop.load(Ordering::SeqCst) {
+            {
+                let mut guard = self.commit_wake.0.lock();
+                self.commit_wake.1.wait_for(&mut guard, self.settings.commit_interval);
+            }
+            let now = self.clock.monotonic();
+            if !self.handler.dirty() && now.saturating_sub(last) < IDLE_COMMIT {
+                continue;
+            }
+            last = now;
+            let _ownership = self.ownership.lock();
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Err(error) = self.commit(consumer, None) {
+                tracing::debug!(group = %self.settings.group, %error, "commit failed, it is repeated");
+                if consumer.client().fatal_error().is_some() {
+                    self.die(format!("commit: {error}"));
+                }
+            }
+        }
+    }
+
+    fn poll_loop(&self, consumer: Arc<BaseConsumer<Context>>) {
+        while !self.stop.load(Ordering::SeqCst) {
+            self.tick_ms.store(self.now_ms(), Ordering::SeqCst);
+            if let Some(result) = consumer.poll(Duration::ZERO) {
+                match result {
+                    Ok(message) => {
+                        // Split before it was assigned, so this can't be; skipping the record would lose it.
+                        self.die(format!(
+                            "a record of {}-{} came past its queue",
+                            message.topic(),
+                            message.partition()
+                        ));
+                    }
+                    Err(error) => self.on_error(&error),
+                }
+            }
+            if self.turn() == 0 {
+                self.waker.wait(IDLE);
+            }
+        }
+        let owned = self.owned.lock().clone();
+        self.handler.fence(&owned);
+        self.handler.drain(&owned);
+        {
+            let _ownership = self.ownership.lock();
+            if let Err(error) = self.commit(&consumer, None) {
+                tracing::warn!(group = %self.settings.group, %error, "the last commit failed: its records are replayed");
+            }
+            self.queues.lock().clear();
+            self.owned.lock().clear();
+            self.handler.revoked(&owned);
+        }
+        // Closing a static member leaves its place to its next start; `unsubscribe` would give it away.
+        drop(consumer);
+    }
+
+    /// One turn over all queues: how many records were taken.
+    fn turn(&self) -> usize {
+        let queues = self.queues.lock();
+        let mut taken = 0;
+        for (at, queue) in queues.iter() {
+            let room = self.handler.room(at).min(TURN_RECORDS);
+            for _ in 0..room {
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        taken += 1;
+                        match self.handler.record(at, Incoming { message: &message }) {
+                            More::Yes => {}
+                            More::NotNow => break,
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.on_error(&error);
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+        taken
+    }
+
+    fn on_error(&self, error: &KafkaError) {
+        let group = &self.settings.group;
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => self.die(error.to_string()),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                // Retention overtook us, or the topic was made anew. The next start sees which.
+                self.die(format!("the log no longer has the next offset: {error}"));
+            }
+            error => tracing::debug!(%group, %error, "consumer error"),
+        }
+    }
+
+    /// A synchronous commit has no deadline of its own, and a callback that hangs holds the whole group.
+    fn watch_loop(&self) {
+        let deadline = u64::try_from(self.settings.callback_deadline.as_millis()).unwrap_or(u64::MAX);
+        while !self.stop.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(250));
+            let entered = self.callback_ms.load(Ordering::SeqCst);
+            if entered != 0 && self.now_ms().saturating_sub(entered) > deadline {
+                self.die("a rebalance callback is past its deadline");
+            }
+        }
+    }
+}
