@@ -506,6 +506,25 @@ impl<W: Work> Handler for EngineHandler<W> {
         engine.take(at, Held { offset: record.offset(), time_ms: record.time_ms(), inspected })
     }
 
+    fn passed(&self, at: &TopicPartition, end: i64) {
+        let engine = &self.0;
+        let mut state = engine.state.lock();
+        if let Some(slot) = state.slots.get_mut(at)
+            // What is held was read, and is not admitted: it lies below the end, and it is no marker.
+            && slot.held.is_none()
+            && !slot.fenced
+            && let Ok(partition) = &mut slot.partition
+            && partition.next() < end
+        {
+            partition.pass(end);
+            engine.dirty.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn lapsed(&self, now: Duration) {
+        self.0.state.lock().lease.lapse(now);
+    }
+
     fn fence(&self, partitions: &[TopicPartition]) {
         let mut state = self.0.state.lock();
         for at in partitions {

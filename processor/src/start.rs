@@ -11,7 +11,7 @@ use common::config::SecretFileError;
 use common::id::{IdKey, SinkId};
 use common::kafka::admin::{Admin, AdminError};
 use common::kafka::client::ClientError;
-use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, Waker};
+use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, OnFenced, Waker};
 use common::kafka::producer::{Producer, ProducerSettings};
 use common::record::{RecordKey, RecordKeys};
 use common::shutdown::Group as Tasks;
@@ -27,7 +27,7 @@ use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::router::Router;
 use crate::sink::{Sink, SinkError};
-use crate::slot::{Slot, SlotError};
+use crate::slot::{self, Fenced, Slot, SlotError};
 use crate::store::{Keeper, KeeperSettings, NoStore, Store};
 use crate::unseal::{SourceError, Sources};
 use crate::{metrics, topics};
@@ -151,6 +151,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
         store: store.clone(),
         throttle: Arc::new(Throttle::new(deps.clock.clone(), config.dedup.scan_records_per_second)),
         instance: slot.as_ref().map(|slot| slot.instance().to_owned()),
+        on_fenced: on_fenced(slot.as_ref(), deps.clock.clone()),
         consumers: Vec::new(),
         open: Vec::new(),
     };
@@ -241,6 +242,7 @@ struct Builder<'a> {
     store: Arc<dyn Store>,
     throttle: Arc<Throttle>,
     instance: Option<String>,
+    on_fenced: OnFenced,
     consumers: Vec<GroupConsumer>,
     open: Vec<Box<dyn Fn() -> bool + Send>>,
 }
@@ -343,6 +345,7 @@ impl Builder<'_> {
                 callback_deadline: settings.drain_deadline + Duration::from_secs(30),
                 commit_interval: settings.commit_interval,
                 embedded: topics.danger_embedded,
+                on_fenced: self.on_fenced.clone(),
             },
             Arc::new(EngineHandler(engine.clone())),
             self.deps.clock.clone(),
@@ -354,6 +357,21 @@ impl Builder<'_> {
         self.consumers.push(consumer);
         Ok(())
     }
+}
+
+/// Writes it down where the next start looks for it.
+fn on_fenced(slot: Option<&Slot>, clock: Clock) -> OnFenced {
+    let dir = slot.map(|slot| slot.dir().to_owned());
+    OnFenced(Arc::new(move || match dir.as_deref().map(|dir| slot::fenced(dir, clock.unix_ms())) {
+        Some(Ok(Fenced::Renewed { instance })) => tracing::warn!(
+            instance,
+            "fenced twice within five minutes: another processor has a copy of this slot; it has a new identity now"
+        ),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "that another processor has this one's identity could not be written down");
+        }
+        Some(Ok(Fenced::Once)) | None => {}
+    }))
 }
 
 /// The keys of one half, from a configuration that was checked.

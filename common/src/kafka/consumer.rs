@@ -5,17 +5,21 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | `member` | a member of a group: its threads, its commits, and when it ends the process |
+//! | `member` | a member of a group: its settings and its threads |
 //! | `rebalance` | what happens when partitions come and go |
+//! | `commit` | snapshot, commit and answer |
+//! | `watch` | ends the process when a call hangs |
 //! | `reader` | reading outside of any group |
 //! | `scanner` | reading several partitions side by side |
 //! | `offsets` | a group's offsets, looked at or made from outside |
 
+mod commit;
 mod member;
 mod offsets;
 mod reader;
 mod rebalance;
 pub mod scanner;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +152,13 @@ pub trait Handler: Send + Sync + 'static {
     /// once it has answered [`More::NotNow`].
     fn record(&self, at: &TopicPartition, record: Incoming<'_>) -> More;
 
+    /// Everything below `end` was taken, and the log ended there: offsets below it that no record had are markers.
+    fn passed(&self, at: &TopicPartition, end: i64);
+
+    /// The poll thread was away for so long that a rebalance may have been missed: no commit sent before `now` vouches for
+    /// an ownership any more.
+    fn lapsed(&self, now: Duration);
+
     /// Starts no new effect for these partitions from now on.
     fn fence(&self, partitions: &[TopicPartition]);
 
@@ -184,6 +195,18 @@ pub struct ConsumerSettings {
     pub commit_interval: Duration,
     /// Whether the cluster is the embedded one: a group without offsets starts at the log's beginning.
     pub embedded: bool,
+    /// Called before the process ends because another one has this member's identity.
+    pub on_fenced: OnFenced,
+}
+
+/// Takes note that another process has this member's identity.
+#[derive(Clone)]
+pub struct OnFenced(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for OnFenced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnFenced")
+    }
 }
 
 /// What a running consumer shares with its handler.

@@ -3,7 +3,9 @@
 //! Only a commit that the broker acknowledged renews it, from the moment the commit was *sent*: the broker restarts a
 //! member's session timer when it takes the commit, so nobody else owns its partitions before a session has passed. A
 //! started send lasts at most the dispatch timeout, so the lease ends that much, and a margin, earlier. An acknowledged
-//! commit does not outlive a rebalance that this process missed; hence the second condition, a recent poll.
+//! commit does not outlive a rebalance that this process missed; hence the second condition, a recent poll. And a poll
+//! thread that comes back after a gap makes its last poll look recent, so the gap ends the lease: only a commit that was
+//! sent after it renews it.
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 pub struct Lease {
     term: Duration,
     ends: Option<Duration>,
+    /// A commit sent before this renews nothing.
+    from: Duration,
 }
 
 impl Lease {
@@ -26,7 +30,7 @@ impl Lease {
         // Short sessions, as tests have them, get a margin in proportion.
         let margin = MARGIN.min(session / 9);
         let term = session.checked_sub(dispatch_timeout)?.checked_sub(margin)?;
-        (!term.is_zero()).then_some(Self { term, ends: None })
+        (!term.is_zero()).then_some(Self { term, ends: None, from: Duration::ZERO })
     }
 
     /// How long it holds after a commit was sent.
@@ -36,8 +40,17 @@ impl Lease {
 
     /// A commit sent at `sent` was acknowledged.
     pub fn renew(&mut self, sent: Duration) {
+        if sent < self.from {
+            return;
+        }
         let ends = sent + self.term;
         self.ends = Some(self.ends.map_or(ends, |before| before.max(ends)));
+    }
+
+    /// The poll thread was away until `now` for longer than a rebalance may take.
+    pub fn lapse(&mut self, now: Duration) {
+        self.ends = None;
+        self.from = now;
     }
 
     /// Whether a send may start at `now`, the poll thread having come round at `tick`.
@@ -72,6 +85,18 @@ mod tests {
         lease.renew(s(100));
         assert!(lease.holds(s(105) - Duration::from_millis(1), s(100)));
         assert!(!lease.holds(s(105), s(100)));
+    }
+
+    #[test]
+    fn after_a_gap_only_a_commit_sent_after_it_renews() {
+        let mut lease = Lease::new(s(45), s(10)).unwrap();
+        lease.renew(s(100));
+        lease.lapse(s(110));
+        assert!(!lease.holds(s(110), s(110)), "the poll is recent, and proves nothing");
+        lease.renew(s(110) - Duration::from_millis(1));
+        assert!(!lease.holds(s(110), s(110)), "answered after the gap, sent before it");
+        lease.renew(s(110));
+        assert!(lease.holds(s(110), s(110)));
     }
 
     #[test]

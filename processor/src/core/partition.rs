@@ -135,6 +135,14 @@ impl Partition {
         }
     }
 
+    /// Everything below `end` was admitted, and the log ends there.
+    pub fn pass(&mut self, end: i64) {
+        self.progress.pass(end);
+        if let Some(index) = &mut self.index {
+            index.cover(end);
+        }
+    }
+
     /// The effect of an admitted record is durable elsewhere.
     pub fn complete(&mut self, offset: i64) {
         if control::is(Control::CompleteOnReceive) && self.progress.is_complete(offset) {

@@ -112,6 +112,20 @@ impl Progress {
         if before { Seen::Before } else { Seen::New }
     }
 
+    /// The log ends before `end`, and everything in it was seen: what is left below `end` are markers, and complete.
+    pub fn pass(&mut self, end: i64) {
+        if end <= self.next || (self.next > self.base && end > self.base + self.window) {
+            return; // nothing new, or more than the bitmap holds: the next record passes over it
+        }
+        if self.next <= self.base {
+            self.skip_to(end);
+        } else {
+            (self.next..end).for_each(|marker| self.mark(marker));
+        }
+        self.next = end;
+        self.advance();
+    }
+
     /// Marks an offset complete. Again does nothing.
     pub fn complete(&mut self, offset: i64) {
         if offset >= self.base && offset < self.base + self.window {

@@ -213,6 +213,42 @@ async fn nothing_starts_without_a_lease_nor_once_it_is_fenced() {
 }
 
 #[tokio::test]
+async fn after_the_poll_thread_was_away_nothing_starts_before_a_commit_that_was_sent_since() {
+    let bench = Bench::new(0, 1024);
+    let before = bench.handler.snapshot(None);
+    bench.advance(Duration::from_secs(3));
+    let now = bench.engine.surroundings.clock.monotonic();
+    bench.handler.lapsed(now);
+    bench.handler.committed(&before, now - Duration::from_secs(1));
+    bench.offer(0, NOW_MS);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.work.started.lock().is_empty(), "the answer is new, the commit was sent before the gap");
+    bench.commit();
+    bench.started(0).await;
+    bench.end(0, Some(Outcome::Delivered)).await;
+}
+
+#[tokio::test]
+async fn markers_at_the_end_of_the_log_are_complete_and_what_is_held_is_not() {
+    let bench = Bench::new(DELAY_MS, 1024);
+    let passed = |end| bench.handler.passed(&bench.at, end);
+    passed(3);
+    assert_eq!(bench.commit().base, 3, "nothing but markers so far");
+    assert_eq!(bench.offer(3, NOW_MS), More::NotNow, "not due");
+    passed(5);
+    assert_eq!(bench.commit().base, 3, "what is held is not complete, whatever follows it");
+    bench.advance(Duration::from_millis(DELAY_MS));
+    assert!(bench.room() > 0);
+    bench.started(3).await;
+    passed(5);
+    assert_eq!(bench.commit().base, 3, "nor is what is under way");
+    bench.end(3, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 5);
+}
+
+#[tokio::test]
 async fn a_run_of_an_earlier_ownership_completes_nothing() {
     let bench = Bench::new(0, 1024);
     bench.offer(0, NOW_MS);

@@ -9,8 +9,8 @@
 //!   next owner's.
 //! * An error answer to a commit says nothing: some of it may be stored. Nothing is concluded, the next commit repeats it.
 //! * On revoke: fence, drain, commit, unassign. On loss: no wait, no commit.
-//! * Doubt ends the process: a fatal client error or a callback that hangs. The supervisor starts it again, and static
-//!   membership makes that cheap.
+//! * Doubt ends the process: a fatal client error, and a callback, a commit or a leave that hangs. The supervisor starts
+//!   it again, and static membership makes that cheap.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,24 +19,26 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rdkafka::ClientConfig;
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::{ClientConfig, Offset};
 
-use super::{
-    ConsumerSettings, Die, Doubt, GroupMetadata, Handler, Incoming, More, TopicPartition, Waker, commit_list, reading,
-};
+use super::watch::Watched;
+use super::{ConsumerSettings, Die, Doubt, GroupMetadata, Handler, Incoming, More, TopicPartition, Waker, reading};
 use crate::clock::Clock;
 use crate::kafka::client::{ClientError, KafkaConfig, log, log_error};
 
 /// Most records taken from one partition before the others get their turn.
 const TURN_RECORDS: usize = 256;
+
+/// A poll thread that was away for longer than this may have missed a rebalance.
+const TICK_GAP_MAX: Duration = Duration::from_secs(2);
 
 /// The poll thread looks at its queues at least this often, whatever wakes it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -45,6 +47,7 @@ const IDLE: Duration = Duration::from_millis(100);
 pub struct GroupConsumer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    watchdog: Option<JoinHandle<()>>,
 }
 
 pub(super) struct Shared {
@@ -59,11 +62,15 @@ pub(super) struct Shared {
     /// Held over snapshot, commit and answer, and over the end of a revoke.
     pub(super) ownership: Mutex<()>,
     pub(super) stop: AtomicBool,
+    /// Whether everything has ended but the watchdog.
+    pub(super) left: AtomicBool,
     pub(super) commit_wake: (Mutex<()>, Condvar),
     /// When the poll thread last came round, in milliseconds of the monotonic clock.
     pub(super) tick_ms: Arc<AtomicU64>,
-    /// When the poll thread entered a callback, likewise; 0 outside of one.
-    pub(super) callback_ms: AtomicU64,
+    /// Calls that may hang, and what the watchdog knows of them.
+    pub(super) callback: Watched,
+    pub(super) committing: Watched,
+    pub(super) leaving: Watched,
 }
 
 pub(super) struct Context(Arc<Shared>);
@@ -81,7 +88,7 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: Code, list: &mut TopicPartitionList) {
         let shared = &self.0;
-        shared.callback_ms.store(shared.now_ms().max(1), Ordering::SeqCst);
+        let _watched = shared.callback.enter(shared.clock.monotonic());
         match code {
             Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => shared.assign(consumer, list),
             Code::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => shared.revoke(consumer, list),
@@ -92,7 +99,6 @@ impl ConsumerContext for Context {
                 }
             }
         }
-        shared.callback_ms.store(0, Ordering::SeqCst);
     }
 }
 
@@ -118,9 +124,12 @@ impl GroupConsumer {
             owned: Mutex::default(),
             ownership: Mutex::new(()),
             stop: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             commit_wake: (Mutex::new(()), Condvar::new()),
             tick_ms: Arc::new(AtomicU64::new(0)),
-            callback_ms: AtomicU64::new(0),
+            callback: Watched::default(),
+            committing: Watched::default(),
+            leaving: Watched::default(),
         });
         shared.tick_ms.store(shared.now_ms(), Ordering::SeqCst);
         let mut consumer: BaseConsumer<Context> = config.create_with_context(Context(shared.clone()))?;
@@ -135,8 +144,8 @@ impl GroupConsumer {
         let committing = consumer.clone();
         threads.push(spawn("commit", move || commit.commit_loop(&committing)));
         threads.push(spawn("poll", move || poll.poll_loop(consumer)));
-        threads.push(spawn("watchdog", move || watch.watch_loop()));
-        Ok(Self { shared, threads })
+        let watchdog = Some(spawn("watchdog", move || watch.watch_loop()));
+        Ok(Self { shared, threads, watchdog })
     }
 
     /// When the poll thread last came round, in milliseconds of the clock's monotonic time.
@@ -161,13 +170,22 @@ impl GroupConsumer {
 
     /// Fences, drains, commits and leaves by closing, so that a static member keeps its place. Blocks.
     pub fn stop(mut self) {
+        let leaving = self.shared.leaving.enter(self.shared.clock.monotonic());
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.waker.wake();
         self.shared.commit_wake.1.notify_all();
-        for thread in self.threads.drain(..) {
+        let join = |thread: JoinHandle<()>| {
             if thread.join().is_err() {
                 tracing::error!(group = %self.shared.settings.group, "a consumer thread panicked");
             }
+        };
+        self.threads.drain(..).for_each(join);
+        // The watchdog goes last: it watches this, too.
+        drop(leaving);
+        self.shared.left.store(true, Ordering::SeqCst);
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.thread().unpark();
+            join(watchdog);
         }
     }
 }
@@ -187,10 +205,11 @@ fn group_settings(kafka: &KafkaConfig, settings: &ConsumerSettings) -> Result<Cl
     let session = settings.session.as_millis();
     config.set("session.timeout.ms", session.to_string());
     config.set("heartbeat.interval.ms", (session / 15).clamp(300, 3000).to_string());
-    config.set("max.poll.interval.ms", (session * 6).clamp(60_000, 300_000).to_string());
+    config.set("max.poll.interval.ms", (session * 7).clamp(60_000, 300_000).to_string());
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "error");
+    config.set("enable.partition.eof", "true"); // tells where a log ends whose last offsets are markers
     reading(&mut config);
     Ok(config)
 }
@@ -200,56 +219,21 @@ impl Shared {
         u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Ends the process for a fatal error of the client. That of a member whose identity is in use elsewhere is noted
+    /// first: a restart with the same one would only take it away again.
+    pub(super) fn die_of(&self, code: RDKafkaErrorCode, error: &dyn std::fmt::Display) {
+        if code == RDKafkaErrorCode::FencedInstanceId {
+            (self.settings.on_fenced.0)();
+        }
+        self.die(error.to_string());
+    }
+
     pub(super) fn die(&self, why: impl Into<String>) {
         (self.die)(Doubt(format!("{}: {}", self.settings.group, why.into())));
     }
-    /// Commits what the handler says. The caller holds `ownership`.
-    pub(super) fn commit(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        only: Option<&[TopicPartition]>,
-    ) -> Result<bool, KafkaError> {
-        let commits = self.handler.snapshot(only);
-        if commits.is_empty() {
-            return Ok(false);
-        }
-        let list = commit_list(&commits)?;
-        let sent = self.clock.monotonic();
-        consumer.commit(&list, CommitMode::Sync)?;
-        self.handler.committed(&commits, sent);
-        self.waker.wake();
-        Ok(true)
-    }
-
-    fn commit_loop(&self, consumer: &BaseConsumer<Context>) {
-        const IDLE_COMMIT: Duration = Duration::from_secs(1);
-        let mut last = self.clock.monotonic();
-        while !self.stop.load(Ordering::SeqCst) {
-            {
-                let mut guard = self.commit_wake.0.lock();
-                self.commit_wake.1.wait_for(&mut guard, self.settings.commit_interval);
-            }
-            let now = self.clock.monotonic();
-            if !self.handler.dirty() && now.saturating_sub(last) < IDLE_COMMIT {
-                continue;
-            }
-            last = now;
-            let _ownership = self.ownership.lock();
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            if let Err(error) = self.commit(consumer, None) {
-                tracing::debug!(group = %self.settings.group, %error, "commit failed, it is repeated");
-                if consumer.client().fatal_error().is_some() {
-                    self.die(format!("commit: {error}"));
-                }
-            }
-        }
-    }
-
     fn poll_loop(&self, consumer: Arc<BaseConsumer<Context>>) {
         while !self.stop.load(Ordering::SeqCst) {
-            self.tick_ms.store(self.now_ms(), Ordering::SeqCst);
+            self.tick();
             if let Some(result) = consumer.poll(Duration::ZERO) {
                 match result {
                     Ok(message) => {
@@ -283,6 +267,16 @@ impl Shared {
         drop(consumer);
     }
 
+    /// Notes that the poll thread came round. If it was away for long, whatever vouched for the ownership before is void,
+    /// and it is so before anybody sees the new tick.
+    fn tick(&self) {
+        let (before, now) = (self.tick_ms.load(Ordering::SeqCst), self.now_ms());
+        if Duration::from_millis(now.saturating_sub(before)) > TICK_GAP_MAX {
+            self.handler.lapsed(Duration::from_millis(now));
+        }
+        self.tick_ms.store(now, Ordering::SeqCst);
+    }
+
     /// One turn over all queues: how many records were taken.
     fn turn(&self) -> usize {
         let queues = self.queues.lock();
@@ -298,6 +292,8 @@ impl Shared {
                             More::NotNow => break,
                         }
                     }
+                    // Everything up to here was taken, so what lies between the last record and the end are markers.
+                    Some(Err(KafkaError::PartitionEOF(_))) => self.at_end(at),
                     Some(Err(error)) => {
                         self.on_error(&error);
                         break;
@@ -309,27 +305,24 @@ impl Shared {
         taken
     }
 
+    /// Tells the handler where the log ends that it has taken everything of. Asks no broker.
+    fn at_end(&self, at: &TopicPartition) {
+        let position = self.consumer.get().and_then(Weak::upgrade).and_then(|consumer| consumer.position().ok());
+        let element = position.as_ref().and_then(|list| list.find_partition(&at.topic, at.partition));
+        if let Some(Offset::Offset(end)) = element.map(|element| element.offset()) {
+            self.handler.passed(at, end);
+        }
+    }
+
     fn on_error(&self, error: &KafkaError) {
         let group = &self.settings.group;
         match error {
-            KafkaError::MessageConsumptionFatal(_) => self.die(error.to_string()),
+            KafkaError::MessageConsumptionFatal(code) => self.die_of(*code, error),
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 // Retention overtook us, or the topic was made anew. The next start sees which.
                 self.die(format!("the log no longer has the next offset: {error}"));
             }
             error => tracing::debug!(%group, %error, "consumer error"),
-        }
-    }
-
-    /// A synchronous commit has no deadline of its own, and a callback that hangs holds the whole group.
-    fn watch_loop(&self) {
-        let deadline = u64::try_from(self.settings.callback_deadline.as_millis()).unwrap_or(u64::MAX);
-        while !self.stop.load(Ordering::SeqCst) {
-            std::thread::park_timeout(Duration::from_millis(250));
-            let entered = self.callback_ms.load(Ordering::SeqCst);
-            if entered != 0 && self.now_ms().saturating_sub(entered) > deadline {
-                self.die("a rebalance callback is past its deadline");
-            }
         }
     }
 }

@@ -78,6 +78,9 @@ impl Shared {
             let (low, high) = consumer
                 .fetch_watermarks(&at.topic, at.partition, CALL_DEADLINE)
                 .map_err(|error| format!("watermarks of {at:?}: {error}"))?;
+            if let Err(error) = element.error() {
+                return Err(format!("committed offset of {at:?}: {error}"));
+            }
             let base = match element.offset() {
                 Offset::Offset(base) => base,
                 _ if self.settings.embedded => low,
