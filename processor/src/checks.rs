@@ -8,7 +8,7 @@ use common::kafka::consumer::scanner::Scanner;
 use common::kafka::consumer::{ReadError, TopicPartition, beyond_the_end, committed, start_anew};
 
 use crate::config::{Config, SinkKind};
-use crate::topics::{Finding, check, specs};
+use crate::topics::{Finding, check, check_output, specs};
 
 /// Why the brokers could not be asked. The operator's fault, or the network's.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,11 @@ async fn outputs(config: &Config, admin: &Admin, inspection: &mut Inspection) ->
     for (name, sink) in config.sink.iter().filter(|(_, sink)| sink.kind == SinkKind::Kafka) {
         if sink.kafka.bootstrap.is_empty() {
             let found = admin.describe(&sink.topic).await?;
-            inspection.findings.extend(output(&sink.topic, name.as_str(), found.as_ref()));
+            if sink.transactional {
+                inspection.findings.extend(check_output(&sink.topic, found.as_ref()));
+            } else {
+                inspection.findings.extend(output(&sink.topic, name.as_str(), found.as_ref()));
+            }
             continue;
         }
         let found = match Admin::new(&sink.kafka) {

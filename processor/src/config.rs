@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spec};
 use common::id::{KeyId, SinkId, SourceId};
 use common::kafka::client::KafkaConfig;
+use common::kafka::producer::TRANSACTION_TIMEOUT;
 use common::telemetry::LogConfig;
 use common::topics::{Delay, Group, Prefix, Topic};
 use serde::Deserialize;
@@ -246,6 +247,11 @@ pub struct Sink {
     pub danger_plain_http: bool,
     /// Kafka: the output topic.
     pub topic: String,
+    /// Kafka: output and progress become visible together.
+    pub transactional: bool,
+    /// Kafka: how often they do.
+    #[serde(with = "config::duration")]
+    pub transaction_interval: Duration,
     /// Kafka: its cluster, unless it is the pipeline's.
     pub kafka: KafkaConfig,
     /// File: where.
@@ -485,6 +491,9 @@ impl Check for Config {
         }
         for (name, sink) in &self.sink {
             check_sink(name, sink, self.group.session, mistakes);
+            if sink.transactional {
+                check_transactional(name, sink, self.topics.danger_embedded, mistakes);
+            }
         }
     }
 }
@@ -542,6 +551,27 @@ fn check_sink(name: &SinkId, sink: &Sink, session: Duration, mistakes: &mut Vec<
                 mistake("path", "is missing");
             }
         }
+    }
+}
+
+fn check_transactional(name: &SinkId, sink: &Sink, embedded: bool, mistakes: &mut Vec<Mistake>) {
+    let mut mistake =
+        |field: &str, sentence: &str| mistakes.push(Mistake::new(format!("sink.{name}.{field}"), sentence));
+    match sink.kind {
+        SinkKind::Kafka => {}
+        SinkKind::Http | SinkKind::File => mistake("transactional", "is for kind = \"kafka\" only"),
+    }
+    if !sink.kafka.bootstrap.is_empty() {
+        mistake("transactional", "needs the pipeline's own cluster: a transaction does not reach over two");
+    }
+    if embedded {
+        mistake("transactional", "needs a real cluster: the embedded one has no transactions");
+    }
+    if sink.transaction_interval.is_zero() || sink.transaction_interval + sink.timeout >= TRANSACTION_TIMEOUT {
+        mistake(
+            "transaction_interval",
+            "must be positive and, with timeout, less than the 15 s a transaction may last",
+        );
     }
 }
 
@@ -645,6 +675,22 @@ topic = "events"
             "dedup.window",
         ] {
             assert!(keys.contains(&key), "{key} is not in {mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_transactional_sink_is_a_kafka_sink_on_the_own_real_cluster() {
+        let out = |lines: &str| format!("{GOOD}transactional = true\n{lines}");
+        assert!(load(&out("")).is_ok());
+        for (text, key) in [
+            (out("[sink.out.kafka]\nbootstrap = \"elsewhere:9092\""), "sink.out.transactional"),
+            (out("[topics]\ndanger_embedded = true"), "sink.out.transactional"),
+            (out("transaction_interval = \"5s\""), "sink.out.transaction_interval"),
+            (out("transaction_interval = \"0s\""), "sink.out.transaction_interval"),
+            (GOOD.replace("[sink.main]", "[sink.main]\ntransactional = true"), "sink.main.transactional"),
+        ] {
+            let mistakes = load(&text).unwrap_err();
+            assert!(mistakes.iter().any(|mistake| mistake.key() == key), "{key} is not in {mistakes}");
         }
     }
 }

@@ -101,6 +101,18 @@ pub struct EngineSettings {
     pub session: Duration,
     /// Longest dispatch.
     pub dispatch_timeout: Duration,
+    /// What keeps a process from an effect for a partition that is no longer its own.
+    pub guard: Guard,
+}
+
+/// What keeps a process from an effect for a partition that is no longer its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// An effect is for good once it began, so it begins only while a lease holds.
+    Lease,
+    /// An effect is for good once its transaction is committed. The broker commits none for a member of an earlier
+    /// generation, so no lease is needed; nor could there be one, for offsets in a transaction don't renew a session.
+    Transaction,
 }
 
 /// What an engine needs from its process.
@@ -140,6 +152,8 @@ struct State<I> {
     taken: Vec<usize>,
     lease: Lease,
     epoch: u64,
+    /// Whether a transaction is being committed: nothing starts.
+    held_up: bool,
 }
 
 /// An owned partition.
@@ -193,7 +207,7 @@ impl<W: Work> Engine<W> {
                 surroundings,
                 opener,
                 waker,
-                state: Mutex::new(State { slots: HashMap::new(), taken, lease, epoch: 0 }),
+                state: Mutex::new(State { slots: HashMap::new(), taken, lease, epoch: 0, held_up: false }),
                 drained: Condvar::new(),
                 leased: Notify::new(),
                 left: Notify::new(),
@@ -333,7 +347,7 @@ impl<W: Work> Engine<W> {
     /// Counts the run as started if it may start.
     fn begin(&self, turn: &Turn) -> Begin {
         let mut state = self.state.lock();
-        let holds = self.lease_holds(&state.lease);
+        let holds = self.may_start(&state);
         match state.slots.get_mut(&turn.at) {
             Some(slot) if slot.epoch == turn.epoch && !slot.fenced => {
                 if !holds {
@@ -355,11 +369,18 @@ impl<W: Work> Engine<W> {
             if !turn::Ownership::holds(self, &turn.at, turn.epoch) {
                 return false;
             }
-            if self.lease_holds(&self.state.lock().lease) {
+            if self.may_start(&self.state.lock()) {
                 return true;
             }
             // The tick may have been what was missing, and it tells nobody.
             let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
+        }
+    }
+
+    fn may_start(&self, state: &State<W::Item>) -> bool {
+        match self.settings.guard {
+            Guard::Lease => self.lease_holds(&state.lease),
+            Guard::Transaction => !state.held_up,
         }
     }
 
@@ -523,6 +544,26 @@ impl<W: Work> Handler for EngineHandler<W> {
 
     fn lapsed(&self, now: Duration) {
         self.0.state.lock().lease.lapse(now);
+    }
+
+    fn hold(&self) -> bool {
+        let engine = &self.0;
+        let deadline = engine.surroundings.clock.monotonic() + engine.settings.drain_deadline;
+        let mut state = engine.state.lock();
+        state.held_up = true;
+        while state.slots.values().any(|slot| slot.sending > 0) {
+            let left = deadline.saturating_sub(engine.surroundings.clock.monotonic());
+            if left.is_zero() {
+                return false;
+            }
+            engine.drained.wait_for(&mut state, left);
+        }
+        true
+    }
+
+    fn release(&self) {
+        self.0.state.lock().held_up = false;
+        self.0.leased.notify_waiters();
     }
 
     fn fence(&self, partitions: &[TopicPartition]) {

@@ -18,6 +18,7 @@ pub mod gate;
 mod journal;
 pub mod metrics;
 pub mod outcome;
+pub mod outlet;
 pub mod pipeline;
 pub mod router;
 pub mod sink;

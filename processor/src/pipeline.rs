@@ -3,23 +3,25 @@
 //! A hand-off ends only with the broker's acknowledgement. While Kafka is down it is repeated, and the record stays open:
 //! nothing is given up because of our own trouble.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock::Clock;
 use common::kafka::consumer::Incoming;
-use common::kafka::producer::{Outgoing, ProduceError, Producer};
+use common::kafka::producer::{Outgoing, ProduceError};
 use common::record::{Failure, Head, Header, Reason, RecordKeys};
 use common::topics::{Prefix, Topic};
 
 use crate::engine::Turn;
 use crate::outcome::Outcome;
+use crate::outlet::Outlet;
 use crate::unseal::Sources;
 
 /// See the module.
 pub struct Pipeline {
     /// Writes to the pipeline's topics.
-    pub producer: Producer,
+    pub outlet: Arc<Outlet>,
     /// What their names begin with.
     pub prefix: Prefix,
     /// Partitions of `events` and the retry lanes.
@@ -77,13 +79,7 @@ impl Pipeline {
             let outgoing =
                 Outgoing { topic: &topic, partition: record.partition, key: record.key, value: record.value };
             let headers = record.headers.iter().map(|(name, text)| (*name, &text[..]));
-            let error = match self.producer.send(outgoing, headers) {
-                Ok(delivery) => match delivery.await {
-                    Ok(_) => return Some(()),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
+            let Err(error) = self.outlet.write(outgoing, headers).await else { return Some(()) };
             match &error {
                 ProduceError::QueueFull => {}
                 ProduceError::TooLarge | ProduceError::Unavailable(_) | ProduceError::Closed => {

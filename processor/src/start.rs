@@ -12,7 +12,7 @@ use common::id::{IdKey, SinkId};
 use common::kafka::admin::{Admin, AdminError};
 use common::kafka::client::ClientError;
 use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, OnFenced, Waker};
-use common::kafka::producer::{Producer, ProducerSettings};
+use common::kafka::producer::{Producer, ProducerSettings, TransactionError, TransactionalProducer};
 use common::record::{RecordKey, RecordKeys};
 use common::shutdown::Group as Tasks;
 use common::telemetry::Metrics;
@@ -22,11 +22,14 @@ use tokio::runtime::Handle;
 use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::{Config, KeyFile};
 use crate::deliverer::{Deliverer, dedup_key};
-use crate::engine::{Engine, EngineHandler, EngineSettings, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work};
+use crate::engine::{
+    Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work,
+};
 use crate::gate::Gate;
+use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
 use crate::router::Router;
-use crate::sink::{Sink, SinkError};
+use crate::sink::{KafkaSink, Sink, SinkError};
 use crate::slot::{self, Fenced, Slot, SlotError};
 use crate::store::{Keeper, KeeperSettings, NoStore, Store};
 use crate::unseal::{SourceError, Sources};
@@ -85,6 +88,15 @@ pub enum StartError {
     /// A Kafka client.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A group's transactional id can't be taken over.
+    #[error("transactions of group {group}: {source}")]
+    Transaction {
+        /// The group.
+        group: String,
+        /// Why.
+        #[source]
+        source: TransactionError,
+    },
     /// Kafka was asked and did not answer well.
     #[error(transparent)]
     Kafka(#[from] AdminError),
@@ -109,7 +121,7 @@ pub enum StartError {
 pub struct Running {
     admin_address: SocketAddr,
     consumers: Vec<GroupConsumer>,
-    pipeline: Arc<Pipeline>,
+    pipelines: Vec<Arc<Pipeline>>,
     sinks: Vec<Arc<Sink>>,
     store: Arc<dyn Store>,
     health: Health,
@@ -132,18 +144,11 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     let cluster = if embedded { None } else { Some(check_topics(&config).await?) };
     let slot = if embedded { None } else { Some(Slot::take(config.data.dir.as_path())?) };
     let store = store(&config, slot.as_ref(), cluster, &deps.clock);
-    let pipeline = Arc::new(Pipeline {
-        producer: Producer::new(
-            &config.kafka,
-            &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
-        )?,
-        prefix: config.topics.prefix.clone(),
-        partitions: config.topics.partitions,
-        edge_keys: record_keys(&config.pipeline.edge_keys)?,
-        core_keys: record_keys(&config.pipeline.core_keys)?,
-        sources: Sources::load(&config.source)?,
-        clock: deps.clock.clone(),
-    });
+    let producer = Producer::new(
+        &config.kafka,
+        &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
+    )?;
+    let pipeline = pipeline(&config, &deps, Arc::new(Outlet::Plain(producer)))?;
     let mut builder = Builder {
         config: &config,
         deps: &deps,
@@ -158,24 +163,32 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     if config.roles.router {
         builder.router()?;
     }
-    let mut sinks = Vec::new();
+    let (mut sinks, mut pipelines) = (Vec::new(), vec![builder.pipeline.clone()]);
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
+            if sink.transactional {
+                for side in builder.transactional(name)? {
+                    sinks.push(side.sink);
+                    pipelines.push(side.pipeline);
+                }
+                continue;
+            }
             let made = Sink::new(sink, config.sink_cluster(sink), deps.clock.clone())
                 .map_err(|source| StartError::Sink { sink: name.clone(), source: Box::new(source) })?;
             let made = Arc::new(made);
-            builder.deliverer(name, &made)?;
+            let side = Side { pipeline: builder.pipeline.clone(), sink: made.clone(), transaction: None };
+            builder.deliverer(name, &side, &side)?;
             sinks.push(made);
         }
     }
-    let Builder { pipeline, consumers, open, .. } = builder;
+    let Builder { consumers, open, .. } = builder;
     report_health(&deps.tasks, health.clone(), open);
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
             tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
         }
     }
-    Ok(Running { admin_address, consumers, pipeline, sinks, store, health, tasks: deps.tasks, _slot: slot })
+    Ok(Running { admin_address, consumers, pipelines, sinks, store, health, tasks: deps.tasks, _slot: slot })
 }
 
 impl Running {
@@ -191,7 +204,7 @@ impl Running {
 
     /// Leaves in order: fence, drain, commit, close; then waits for what was handed on.
     pub async fn stop(self) {
-        let Self { consumers, pipeline, sinks, store, tasks, _slot, .. } = self;
+        let Self { consumers, pipelines, sinks, store, tasks, _slot, .. } = self;
         // Consumers are closed on threads of their own: closing polls, and callbacks wait.
         let closing = consumers.into_iter().map(|consumer| tokio::task::spawn_blocking(move || consumer.stop()));
         for closed in closing.collect::<Vec<_>>() {
@@ -202,13 +215,11 @@ impl Running {
         tasks.cancel();
         tasks.wait(FLUSH_DEADLINE).await;
         let flushed = tokio::task::spawn_blocking(move || {
-            if let Err(error) = pipeline.producer.flush(FLUSH_DEADLINE) {
-                tracing::warn!(%error, "hand-offs were not acknowledged: their records are replayed");
-            }
+            pipelines.iter().for_each(|pipeline| pipeline.outlet.flush(FLUSH_DEADLINE));
             sinks.iter().for_each(|sink| sink.flush(FLUSH_DEADLINE));
             store.close();
             // The last handles of the producers: dropping one blocks.
-            drop((pipeline, sinks));
+            drop((pipelines, sinks));
         });
         if flushed.await.is_err() {
             tracing::error!("the producers could not be flushed");
@@ -247,7 +258,54 @@ struct Builder<'a> {
     open: Vec<Box<dyn Fn() -> bool + Send>>,
 }
 
+/// How a group's consumer works.
+struct GroupHow {
+    dispatch_timeout: Duration,
+    index: Option<IndexSettings>,
+    commit_interval: Duration,
+    transaction: Option<Arc<TransactionalProducer>>,
+}
+
+/// What the deliverer of one group works with.
+struct Side {
+    pipeline: Arc<Pipeline>,
+    sink: Arc<Sink>,
+    /// What its output, its hand-offs and its progress are parts of.
+    transaction: Option<Arc<TransactionalProducer>>,
+}
+
 impl Builder<'_> {
+    /// The groups of a transactional sink. Each has transactions of its own, for a transaction has the offsets of one group.
+    fn transactional(&mut self, name: &SinkId) -> Result<[Side; 2], StartError> {
+        let sides = [self.side(name, Group::Deliver(name.clone()))?, self.side(name, Group::Retry(name.clone()))?];
+        let [events, retries] = &sides;
+        self.deliverer(name, events, retries)?;
+        Ok(sides)
+    }
+
+    fn side(&self, name: &SinkId, group: Group) -> Result<Side, StartError> {
+        let settings = &self.config.sink[name];
+        let group = group.name(&self.config.topics.prefix);
+        let instance = self.instance.as_deref().expect("a checked configuration has it on a real cluster only");
+        // The lock on the slot sees to it that nobody has the id but this process, and a dead one that it follows.
+        let id = format!("{group}-{instance}");
+        let producer = ProducerSettings { ack_deadline: settings.timeout, ..ProducerSettings::default() };
+        let take_over = || {
+            let producer = TransactionalProducer::new(&self.config.kafka, &producer, &id)?;
+            producer.begin()?;
+            Ok(Arc::new(producer))
+        };
+        let transaction =
+            tokio::task::block_in_place(take_over).map_err(|source| StartError::Transaction { group, source })?;
+        let outlet = Outlet::Transaction { producer: transaction.clone(), die: self.deps.die.clone() };
+        let outlet = Arc::new(outlet);
+        Ok(Side {
+            pipeline: pipeline(self.config, self.deps, outlet.clone())?,
+            sink: Arc::new(Sink::Kafka(KafkaSink::through(outlet, settings.topic.clone()))),
+            transaction: Some(transaction),
+        })
+    }
+
     fn router(&mut self) -> Result<(), StartError> {
         let mut keys = Vec::new();
         for key in &self.config.pipeline.id_keys {
@@ -259,26 +317,32 @@ impl Builder<'_> {
         let in_flight = self.config.router.in_flight;
         let lane = self.lane(Topic::Inbox, None, in_flight);
         // A copy that is late is recognised behind it, so nothing is taken off the lease for a hand-off under way.
-        self.group(&Group::Router, work, vec![lane], Duration::ZERO, None)
+        let how = GroupHow {
+            dispatch_timeout: Duration::ZERO,
+            index: None,
+            commit_interval: self.config.group.commit_interval,
+            transaction: None,
+        };
+        self.group(&Group::Router, work, vec![lane], how)
     }
 
-    fn deliverer(&mut self, name: &SinkId, sink: &Arc<Sink>) -> Result<(), StartError> {
+    fn deliverer(&mut self, name: &SinkId, events: &Side, retries: &Side) -> Result<(), StartError> {
         let settings = &self.config.sink[name];
         let (breaker, clock) = (settings.breaker.into(), self.deps.clock.clone());
         // One for both groups: what one learns about the sink, the other knows.
         let gate = Gate::new(name.clone(), breaker, settings.concurrency(), clock, RandomState::new().hash_one(name));
-        let work = || Deliverer {
+        let work = |side: &Side| Deliverer {
             gate: gate.clone(),
-            pipeline: self.pipeline.clone(),
+            pipeline: side.pipeline.clone(),
             sink_id: name.clone(),
-            sink: sink.clone(),
+            sink: side.sink.clone(),
             schedule: self.config.schedule(),
             age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
         };
-        let (fresh, again) = (work(), work());
+        let (fresh, again) = (work(events), work(retries));
         let lane = |topic| self.lane(topic, Some(name), settings.permits());
-        let events = vec![lane(Topic::Events)];
-        let retries: Vec<Lane> = self.config.retry_topics(name).map(lane).collect();
+        let fresh_lanes = vec![lane(Topic::Events)];
+        let retry_lanes: Vec<Lane> = self.config.retry_topics(name).map(lane).collect();
         let pipeline = self.pipeline.clone();
         let key_of: KeyOf = Arc::new(move |lane, record| {
             let head = pipeline.core_keys.open(&lane.topic, record.headers(), record.value()).ok()?;
@@ -296,8 +360,18 @@ impl Builder<'_> {
             throttle: self.throttle.clone(),
             clock: self.deps.clock.clone(),
         };
-        self.group(&Group::Deliver(name.clone()), fresh, events, settings.timeout, Some(index.clone()))?;
-        self.group(&Group::Retry(name.clone()), again, retries, settings.timeout, Some(index))
+        let how = |side: &Side| GroupHow {
+            dispatch_timeout: settings.timeout,
+            index: Some(index.clone()),
+            commit_interval: match side.transaction {
+                None => self.config.group.commit_interval,
+                Some(_) => settings.transaction_interval,
+            },
+            transaction: side.transaction.clone(),
+        };
+        let (fresh_how, again_how) = (how(events), how(retries));
+        self.group(&Group::Deliver(name.clone()), fresh, fresh_lanes, fresh_how)?;
+        self.group(&Group::Retry(name.clone()), again, retry_lanes, again_how)
     }
 
     fn lane(&self, topic: Topic, sink: Option<&SinkId>, permits: usize) -> Lane {
@@ -310,15 +384,9 @@ impl Builder<'_> {
         Lane { topic, name, sink, delay_ms, partitions: self.config.topics.partitions, permits }
     }
 
-    fn group<W: Work>(
-        &mut self,
-        group: &Group,
-        work: W,
-        lanes: Vec<Lane>,
-        dispatch_timeout: Duration,
-        index: Option<IndexSettings>,
-    ) -> Result<(), StartError> {
+    fn group<W: Work>(&mut self, group: &Group, work: W, lanes: Vec<Lane>, how: GroupHow) -> Result<(), StartError> {
         let Config { kafka, group: settings, topics, .. } = self.config;
+        let GroupHow { dispatch_timeout, index, commit_interval, transaction } = how;
         let names = lanes.iter().map(|lane| lane.name.clone()).collect();
         let waker = Waker::new();
         let surroundings = Surroundings {
@@ -332,6 +400,7 @@ impl Builder<'_> {
             drain_deadline: settings.drain_deadline,
             session: settings.session,
             dispatch_timeout,
+            guard: if transaction.is_some() { Guard::Transaction } else { Guard::Lease },
         };
         let engine = Engine::new(work, lanes, engine_settings, surroundings, index, waker.clone())
             .expect("the configuration's check rules out a session without time to send");
@@ -343,8 +412,9 @@ impl Builder<'_> {
                 instance: self.instance.clone(),
                 session: settings.session,
                 callback_deadline: settings.drain_deadline + Duration::from_secs(30),
-                commit_interval: settings.commit_interval,
+                commit_interval,
                 embedded: topics.danger_embedded,
+                transaction,
                 on_fenced: self.on_fenced.clone(),
             },
             Arc::new(EngineHandler(engine.clone())),
@@ -357,6 +427,19 @@ impl Builder<'_> {
         self.consumers.push(consumer);
         Ok(())
     }
+}
+
+/// What router and deliverers share, but for where they write.
+fn pipeline(config: &Config, deps: &Deps, outlet: Arc<Outlet>) -> Result<Arc<Pipeline>, StartError> {
+    Ok(Arc::new(Pipeline {
+        outlet,
+        prefix: config.topics.prefix.clone(),
+        partitions: config.topics.partitions,
+        edge_keys: record_keys(&config.pipeline.edge_keys)?,
+        core_keys: record_keys(&config.pipeline.core_keys)?,
+        sources: Sources::load(&config.source)?,
+        clock: deps.clock.clone(),
+    }))
 }
 
 /// Writes it down where the next start looks for it.

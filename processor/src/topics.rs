@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::kafka::admin::{TopicSpec, TopicState};
-use common::limits::RECORD_BYTES_MAX;
+use common::limits::{BODY_BYTES_CAP, RECORD_BYTES_MAX};
 use common::topics::Topic;
 
 use crate::config::Config;
@@ -54,6 +54,25 @@ impl std::fmt::Display for Finding {
     }
 }
 
+/// What is wrong with the output topic of a transactional sink. One that refused a record would make its transaction fail, and
+/// each attempt after it: it must take the largest event there is.
+pub fn check_output(topic: &str, state: Option<&TopicState>) -> Vec<Finding> {
+    let finding = |wrong: &str, remedy: String| Finding { topic: topic.to_owned(), wrong: wrong.to_owned(), remedy };
+    let Some(state) = state else {
+        return vec![finding("is missing", "make it: it is the output of a transactional sink".to_owned())];
+    };
+    let (key, wanted) = ("max.message.bytes", BODY_BYTES_CAP.to_string());
+    if at_least(state.settings.get(key), &wanted) {
+        return Vec::new();
+    }
+    let wrong = format!("{key} is less than {wanted}, so that an event could block the transactions of its sink");
+    vec![finding(&wrong, alter(topic, key, &wanted))]
+}
+
+fn alter(topic: &str, key: &str, value: &str) -> String {
+    format!("kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {key}={value}")
+}
+
 /// Compares a topic as it is with what it should be.
 pub fn check(spec: &TopicSpec, state: Option<&TopicState>) -> Vec<Finding> {
     let finding = |wrong: String, remedy: String| Finding { topic: spec.name.clone(), wrong, remedy };
@@ -83,11 +102,8 @@ pub fn check(spec: &TopicSpec, state: Option<&TopicState>) -> Vec<Finding> {
         };
         if !enough {
             let found = found.map_or("not set", String::as_str);
-            let alter = format!(
-                "kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {key}={wanted}",
-                spec.name
-            );
-            findings.push(finding(format!("{key} is {found} where {wanted} is wanted"), alter));
+            let remedy = alter(&spec.name, key, wanted);
+            findings.push(finding(format!("{key} is {found} where {wanted} is wanted"), remedy));
         }
     }
     findings
@@ -145,6 +161,16 @@ sink.main = { kind = "file", path = "out.jsonl" }
         better.settings.insert("retention.ms".to_owned(), "-1".to_owned());
         better.settings.insert("min.insync.replicas".to_owned(), "3".to_owned());
         assert_eq!(check(&spec(), Some(&better)), []);
+    }
+
+    #[test]
+    fn the_output_of_transactions_takes_the_largest_event() {
+        let output = |bytes: u64| {
+            let settings = [("max.message.bytes".to_owned(), bytes.to_string())].into();
+            check_output("out", Some(&TopicState { partitions: 1, replication: 1, settings }))
+        };
+        assert_eq!(output(BODY_BYTES_CAP), []);
+        assert_eq!((output(BODY_BYTES_CAP - 1).len(), check_output("out", None).len()), (1, 1));
     }
 
     #[test]

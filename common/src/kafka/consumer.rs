@@ -31,6 +31,8 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{ClientConfig, Offset};
 
+use super::producer::TransactionalProducer;
+
 pub use member::GroupConsumer;
 pub use offsets::{beyond_the_end, commit_first, committed, start_anew};
 pub use reader::{ReadError, Reader};
@@ -139,8 +141,9 @@ pub enum More {
     NotNow,
 }
 
-/// What a consumer's owner decides. All calls but [`snapshot`](Self::snapshot) and [`committed`](Self::committed), which
-/// come from the commit thread too, come from the poll thread, and none may block except [`drain`](Self::drain).
+/// What a consumer's owner decides. What belongs to a commit ([`hold`](Self::hold), [`snapshot`](Self::snapshot),
+/// [`committed`](Self::committed), [`release`](Self::release)) comes from the commit thread or from the poll thread, all
+/// else from the poll thread, and none may block except `hold` and [`drain`](Self::drain).
 pub trait Handler: Send + Sync + 'static {
     /// Partitions were assigned, with a new epoch each.
     fn assigned(&self, partitions: Vec<Assigned>);
@@ -158,6 +161,13 @@ pub trait Handler: Send + Sync + 'static {
     /// The poll thread was away for so long that a rebalance may have been missed: no commit sent before `now` vouches for
     /// an ownership any more.
     fn lapsed(&self, now: Duration);
+
+    /// Starts no new effect of any partition from now on, and waits until those started have ended. `false` if they have
+    /// not at its own deadline. Only between it and [`release`](Self::release) is a transaction committed.
+    fn hold(&self) -> bool;
+
+    /// Effects may start again.
+    fn release(&self);
 
     /// Starts no new effect for these partitions from now on.
     fn fence(&self, partitions: &[TopicPartition]);
@@ -195,6 +205,10 @@ pub struct ConsumerSettings {
     pub commit_interval: Duration,
     /// Whether the cluster is the embedded one: a group without offsets starts at the log's beginning.
     pub embedded: bool,
+    /// The open transaction that everything the handler does is part of, and that commits its offsets. `None` where each
+    /// effect stands for itself. Needs an `instance`: it is what the broker tells a member of today from one of
+    /// yesterday by, when the library has forgotten its member id.
+    pub transaction: Option<Arc<TransactionalProducer>>,
     /// Called before the process ends because another one has this member's identity.
     pub on_fenced: OnFenced,
 }

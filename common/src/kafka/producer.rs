@@ -242,6 +242,12 @@ pub enum TransactionError {
 /// [`AbortNeeded`](TransactionError::AbortNeeded) or [`Unanswered`](TransactionError::Unanswered), drop it.
 pub struct TransactionalProducer(Producer);
 
+impl std::fmt::Debug for TransactionalProducer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TransactionalProducer")
+    }
+}
+
 impl TransactionalProducer {
     /// Connects and takes the id over. Blocks, up to half a minute.
     pub fn new(

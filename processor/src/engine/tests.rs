@@ -53,6 +53,10 @@ struct Bench {
 impl Bench {
     /// An engine that owns one empty partition of one lane.
     fn new(delay_ms: u64, window: u32) -> Self {
+        Self::guarded(Guard::Lease, delay_ms, window)
+    }
+
+    fn guarded(guard: Guard, delay_ms: u64, window: u32) -> Self {
         let (clock, hand) = Clock::manual(NOW_MS);
         let lane = Lane {
             topic: Topic::Events,
@@ -67,6 +71,7 @@ impl Bench {
             drain_deadline: Duration::from_secs(15),
             session: Duration::from_secs(45),
             dispatch_timeout: Duration::from_secs(10),
+            guard,
         };
         let die: Die = Arc::new(|Doubt(why)| panic!("in doubt: {why}"));
         let surroundings = Surroundings { clock, tasks: Tasks::new(), runtime: Handle::current(), die };
@@ -246,6 +251,45 @@ async fn markers_at_the_end_of_the_log_are_complete_and_what_is_held_is_not() {
     assert_eq!(bench.commit().base, 3, "nor is what is under way");
     bench.end(3, Some(Outcome::Delivered)).await;
     assert_eq!(bench.commit().base, 5);
+}
+
+#[tokio::test]
+async fn a_transaction_is_committed_only_while_nothing_is_under_way_and_takes_in_all_that_was() {
+    let bench = Bench::guarded(Guard::Transaction, 0, 1024);
+    // A day without a commit: no lease is asked for.
+    bench.advance(Duration::from_secs(86_400));
+    bench.offer(0, NOW_MS);
+    bench.started(0).await;
+
+    let engine = bench.engine.clone();
+    let mut holding = tokio::task::spawn_blocking(move || EngineHandler(engine).hold());
+    bench.until("the gate is closed", || bench.engine.state.lock().held_up).await;
+    bench.offer(1, NOW_MS);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*bench.work.started.lock(), [0], "nothing starts while the gate is closed");
+    assert!(!holding.is_finished(), "one is under way");
+    bench.end(0, Some(Outcome::Delivered)).await;
+    assert!((&mut holding).await.unwrap());
+    assert_eq!((bench.sending(), bench.commit().base), (0, 1), "the snapshot has all that was sent");
+    bench.handler.release();
+    bench.started(1).await;
+    bench.end(1, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 2);
+}
+
+#[tokio::test]
+async fn a_transaction_is_not_committed_while_something_hangs() {
+    let bench = Bench::guarded(Guard::Transaction, 0, 1024);
+    bench.offer(0, NOW_MS);
+    bench.started(0).await;
+    let engine = bench.engine.clone();
+    let holding = tokio::task::spawn_blocking(move || EngineHandler(engine).hold());
+    bench.until("the gate is closed", || bench.engine.state.lock().held_up).await;
+    bench.advance(Duration::from_secs(15));
+    bench.engine.drained.notify_all();
+    assert!(!holding.await.unwrap());
 }
 
 #[tokio::test]

@@ -12,27 +12,34 @@
 //! ce_traceparent     if the sender gave one
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::kafka::client::{ClientError, KafkaConfig};
 use common::kafka::producer::{Outgoing, ProduceError, Producer, ProducerSettings};
 
 use super::{Event, Refusal};
+use crate::outlet::Outlet;
 
 /// The status of a record that the output topic is too small for: an HTTP sink's "content too large".
 const TOO_LARGE: u16 = 413;
 
 /// A Kafka sink.
 pub struct KafkaSink {
-    producer: Producer,
+    outlet: Arc<Outlet>,
     topic: String,
 }
 
 impl KafkaSink {
-    /// A sink that writes to a topic.
+    /// A sink that writes to a topic, each record for itself.
     pub fn new(kafka: &KafkaConfig, topic: String, timeout: Duration) -> Result<Self, ClientError> {
         let settings = ProducerSettings { ack_deadline: timeout, ..ProducerSettings::default() };
-        Ok(Self { producer: Producer::new(kafka, &settings)?, topic })
+        Ok(Self::through(Arc::new(Outlet::Plain(Producer::new(kafka, &settings)?)), topic))
+    }
+
+    /// A sink whose records are written there.
+    pub fn through(outlet: Arc<Outlet>, topic: String) -> Self {
+        Self { outlet, topic }
     }
 
     pub(super) async fn deliver(&self, event: Event) -> Result<(), Refusal> {
@@ -55,15 +62,11 @@ impl KafkaSink {
             headers.push(("ce_traceparent", traceparent));
         }
         let headers = headers.into_iter().map(|(name, text)| (name, text.as_bytes()));
-        let delivery = self.producer.send(record, headers).map_err(refusal)?;
-        delivery.await.map_err(refusal)?;
-        Ok(())
+        self.outlet.write(record, headers).await.map_err(refusal)
     }
 
     pub(super) fn flush(&self, deadline: Duration) {
-        if let Err(error) = self.producer.flush(deadline) {
-            tracing::warn!(%error, "records for the output topic were not acknowledged: they are delivered again");
-        }
+        self.outlet.flush(deadline);
     }
 }
 

@@ -9,6 +9,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::member::{Context, Shared};
 use super::{Assigned, CALL_DEADLINE, TopicPartition, beyond_the_end};
+use crate::kafka::producer::TRANSACTION_TIMEOUT;
 
 impl Shared {
     pub(super) fn names(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
@@ -71,8 +72,13 @@ impl Shared {
         for at in self.names(list) {
             asked.add_partition(&at.topic, at.partition);
         }
+        // Offsets in an open transaction are not told before it ends, at the latest by its timeout.
+        let deadline = match &self.settings.transaction {
+            None => CALL_DEADLINE,
+            Some(_) => CALL_DEADLINE + TRANSACTION_TIMEOUT,
+        };
         let stored =
-            consumer.committed_offsets(asked, CALL_DEADLINE).map_err(|error| format!("committed offsets: {error}"))?;
+            consumer.committed_offsets(asked, deadline).map_err(|error| format!("committed offsets: {error}"))?;
         let mut assigned = Vec::new();
         for (at, element) in self.names(&stored).into_iter().zip(stored.elements()) {
             let (low, high) = consumer
@@ -110,6 +116,10 @@ impl Shared {
     pub(super) fn revoke(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let partitions = self.names(list);
         let lost = consumer.assignment_lost();
+        if lost && self.settings.transaction.is_some() {
+            // What was sent for these partitions is in the open transaction beside what was sent for others.
+            return self.die("the assignment was lost with a transaction open");
+        }
         self.handler.fence(&partitions);
         if !lost {
             self.handler.drain(&partitions);
