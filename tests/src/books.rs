@@ -147,7 +147,7 @@ impl Books {
                     recorded.effects()
                 }
                 SinkKind::Elsewhere(_) => continue,
-                SinkKind::Kafka => {
+                SinkKind::Kafka { .. } => {
                     let ids = stack.output(sink.name).await?;
                     count(ids.iter().filter_map(|record| record.header("ce_webhookid")))
                 }

@@ -12,6 +12,7 @@ use crate::environment;
 use crate::materials::KEY_ID;
 use crate::sink::Behaviour;
 use crate::stack::Stack;
+use crate::topic::{UNREADABLE_MAX, UNREADABLE_MAX_TRANSACTIONAL};
 
 /// A source of events.
 #[derive(Debug, Clone)]
@@ -45,8 +46,8 @@ pub(crate) enum SinkKind {
     Http(Behaviour),
     /// An HTTP server that the test runs itself, at this URL. It keeps its own books.
     Elsewhere(String),
-    /// A topic `<prefix>.out.<sink>`.
-    Kafka,
+    /// A topic `<prefix>.out.<sink>`, with or without transactions.
+    Kafka { transactional: bool },
     /// A file `out/<sink>.jsonl`.
     File,
 }
@@ -150,7 +151,13 @@ impl Plan {
 
     /// A Kafka sink.
     pub fn output(mut self, name: &'static str) -> Self {
-        self.sinks.push(SinkPlan { name, kind: SinkKind::Kafka });
+        self.sinks.push(SinkPlan { name, kind: SinkKind::Kafka { transactional: false } });
+        self
+    }
+
+    /// A Kafka sink whose output and progress become visible together.
+    pub fn transactional(mut self, name: &'static str) -> Self {
+        self.sinks.push(SinkPlan { name, kind: SinkKind::Kafka { transactional: true } });
         self
     }
 
@@ -235,6 +242,12 @@ impl Plan {
         stack.finish().await
     }
 
+    /// Offsets in a row that may hold no record for a reader of committed records.
+    pub(crate) fn unreadable_max(&self) -> i64 {
+        let transactional = |sink: &SinkPlan| matches!(sink.kind, SinkKind::Kafka { transactional: true });
+        if self.sinks.iter().any(transactional) { UNREADABLE_MAX_TRANSACTIONAL } else { UNREADABLE_MAX }
+    }
+
     pub(crate) fn cluster(&self) -> Result<KafkaConfig> {
         self.kafka.clone().map_or_else(environment::kafka, Ok)
     }
@@ -312,7 +325,10 @@ probes = {BREAKER_PROBES}
             let kind = match kind {
                 SinkKind::Http(_) => http(&sink_url(name)),
                 SinkKind::Elsewhere(url) => http(url),
-                SinkKind::Kafka => format!("kind = \"kafka\"\ntopic = \"{}\"", output_topic(prefix, name)),
+                SinkKind::Kafka { transactional } => format!(
+                    "kind = \"kafka\"\ntopic = \"{}\"\ntransactional = {transactional}",
+                    output_topic(prefix, name)
+                ),
                 SinkKind::File => format!("kind = \"file\"\npath = \"{}/{name}.jsonl\"", out.display()),
             };
             writeln!(text, "[sink.{name}]\n{kind}").expect("writing to memory");

@@ -10,6 +10,9 @@ use common::record::Origin;
 /// Offsets in a row that no reader of committed records sees: the ends of transactions, and small ones that were given up.
 pub(crate) const UNREADABLE_MAX: i64 = 4;
 
+/// The same where a transactional sink writes: whatever a killed processor had under way was given up.
+pub(crate) const UNREADABLE_MAX_TRANSACTIONAL: i64 = 100_000;
+
 /// A record, with everything that Kafka keeps of it.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -64,8 +67,11 @@ impl Record {
     }
 }
 
-/// Every record of a topic, partition by partition.
-pub async fn read(kafka: &KafkaConfig, topic: &str, partitions: u32) -> Result<Vec<Record>> {
+/// Every record of a topic, partition by partition. What is not committed is no record. There are more offsets than
+/// records where there were transactions: reading ends at the log's end and nowhere else.
+///
+/// More than `unreadable_max` offsets in a row without a record are an error.
+pub async fn read(kafka: &KafkaConfig, topic: &str, partitions: u32, unreadable_max: i64) -> Result<Vec<Record>> {
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
     let partitions = i32::try_from(partitions)?;
     tokio::task::spawn_blocking(move || {
@@ -76,30 +82,20 @@ pub async fn read(kafka: &KafkaConfig, topic: &str, partitions: u32) -> Result<V
             let mut next = from;
             let mut gap = None;
             reader.read(&topic, partition, (from, to), |incoming| {
-                if incoming.offset() > next + UNREADABLE_MAX {
+                if incoming.offset() > next + unreadable_max {
                     gap = Some(next);
                 }
                 next = incoming.offset() + 1;
                 records.push(Record::of(partition, incoming));
                 ControlFlow::Continue(())
             })?;
-            if gap.is_some() || to > next + UNREADABLE_MAX {
+            if gap.is_some() || to > next + unreadable_max {
                 bail!("{topic}-{partition} has offsets {from} to {to}, of which some were not read: {gap:?} or {next}");
             }
         }
         Ok(records)
     })
     .await?
-}
-
-/// Whether a part of a log has no record, but the ends of transactions at most. Blocks.
-pub(crate) fn is_bare(kafka: &KafkaConfig, topic: &str, partition: i32, range: (i64, i64)) -> Result<bool> {
-    let mut bare = true;
-    Reader::new(kafka)?.read(topic, partition, range, |_| {
-        bare = false;
-        ControlFlow::Break(())
-    })?;
-    Ok(bare)
 }
 
 /// What `take` makes of the records of a topic from these positions on, and the positions after them.

@@ -15,3 +15,4 @@ mod repeats;
 mod secrecy;
 mod tampering;
 mod transactional_producer;
+mod transactions;
