@@ -69,6 +69,7 @@ pub struct Plan {
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
     pub(crate) supervised: bool,
+    pub(crate) concurrency: Option<usize>,
     pub(crate) processor: &'static str,
     pub(crate) copies: i32,
     pub(crate) variables: Vec<(&'static str, String)>,
@@ -101,6 +102,7 @@ impl Plan {
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
             supervised: false,
+            concurrency: None,
             processor: "processor",
             copies: 1,
             variables: Vec::new(),
@@ -216,6 +218,12 @@ impl Plan {
         self
     }
 
+    /// Dispatches of each sink at once, instead of what the processor finds right.
+    pub fn concurrency(mut self, dispatches: usize) -> Self {
+        self.concurrency = Some(dispatches);
+        self
+    }
+
     /// The name of the processors' binary.
     pub fn processor_binary(mut self, name: &'static str) -> Self {
         self.processor = name;
@@ -286,6 +294,8 @@ pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
         let dispatches_min = if self.breaks { BREAKER_DISPATCHES_MIN } else { u32::MAX };
         let window_ms = self.dedup_window.as_millis();
         let single = *copies == 1;
+        let concurrency =
+            self.concurrency.map(|dispatches| format!("concurrency = {dispatches}\n")).unwrap_or_default();
         let mut text = format!(
             r#"data.dir = "data"
 admin.address = "{admin}"
@@ -302,7 +312,7 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
 [sink.default]
 timeout = "2s"
 permits = {permits}
-[sink.default.breaker]
+{concurrency}[sink.default.breaker]
 window = "10s"
 dispatches_min = {dispatches_min}
 open_first = "200ms"

@@ -163,10 +163,10 @@ impl Suite {
             .processors(setup.processors)
             .processor_binary("processor-faults")
             .permits(setup.permits)
+            .concurrency(setup.concurrency)
             .attempts_max(50)
             .supervised()
             .variable("PROCESSOR__GROUP__COMMIT_INTERVAL", setup.commit_interval)
-            .variable("PROCESSOR__SINK__DEFAULT__CONCURRENCY", setup.concurrency.to_string())
             .variable("PROCESSOR__LOG__LEVEL", "info");
         if let Some(control) = setup.control {
             plan = plan.variable("SEALSTREAM_CONTROL", control);
