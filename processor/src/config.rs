@@ -289,10 +289,12 @@ impl<'de> Deserialize<'de> for Auto {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Auto, E> {
-                if text == "auto" {
-                    return Ok(Auto::ByKind);
+                // An environment variable is a text, whatever it says.
+                match text.parse() {
+                    Ok(number) => self.visit_u64(number),
+                    Err(_) if text == "auto" => Ok(Auto::ByKind),
+                    Err(_) => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 }
-                Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
             }
         }
 
@@ -632,7 +634,9 @@ topic = "events"
         assert_eq!(of(&config, "disk"), (8192, 8192));
         let config = load(&format!("{GOOD}permits = 7\n{file}concurrency = 3\n")).unwrap();
         assert_eq!((of(&config, "out"), of(&config, "disk")), ((7, 8192), (8192, 3)));
-        for bad in ["0", "-1", "\"many\"", "1.5", "true"] {
+        let config = load(&format!("{GOOD}permits = \"7\"\n")).unwrap();
+        assert_eq!(of(&config, "out"), (7, 8192), "as the environment gives it");
+        for bad in ["0", "-1", "\"many\"", "1.5", "true", "\"0\"", "\"1.5\""] {
             let mistakes = load(&format!("{GOOD}permits = {bad}\n")).unwrap_err();
             assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), ["sink.out.permits"], "{bad}");
         }
