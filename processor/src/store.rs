@@ -8,9 +8,9 @@
 //! opener ── load, blocks ──────────▶
 //! ```
 //!
-//! * [`codec`]: how a batch is written, and how a damaged one is told from a sound one.
-//! * [`sled_disk`]: the only file that names sled.
-//! * [`keeper`]: one thread that owns the disk, and what happens when the disk fails.
+//! * `codec`: how a batch is written, and how a damaged one is told from a sound one.
+//! * `sled_disk`: the only file that names sled.
+//! * `keeper`: one thread that owns the disk, and what happens when the disk fails.
 
 use std::fmt;
 use std::sync::Arc;
