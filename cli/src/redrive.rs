@@ -1,5 +1,5 @@
 //! `sealstream redrive`: puts dead letters back, still sealed, each to where it can go on from. Where that is says
-//! [`dlq`](crate::dlq); how a letter and its marker are written together says [`hand_over`].
+//! [`dlq`](crate::dlq); how a letter and its marker are written together says `hand_over`.
 //!
 //! It reads the letters and shows what it would do; then it takes the deployment's transactional id over, reads the markers
 //! that were written since, and only then begins. So a letter that somebody else redrove in the meantime is left alone, and
