@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -108,14 +108,12 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it says that it is ready. One that may end itself in doubt is started again meanwhile.
     pub async fn ready(&mut self) -> Result<()> {
         let (name, admin) = (self.spec.name.clone(), self.spec.admin);
-        let child = self.child.as_mut().with_context(|| format!("{name} is not running"))?;
+        ensure!(self.child.is_some(), "{name} is not running");
         until(&format!("{name} is ready"), READY_DEADLINE, async || {
-            if let Some(status) = child.try_wait()? {
-                bail!("{name} ended while starting, with {status}");
-            }
+            self.supervise()?;
             Ok(get(admin, "/readyz").await.ok().filter(|(status, _)| *status == 200).map(drop))
         })
         .await
@@ -130,13 +128,13 @@ impl Node {
     /// Starts it again if it has ended itself in doubt and may do so. That it ended by itself otherwise is an error.
     pub(crate) fn supervise(&mut self) -> Result<()> {
         let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(()) };
-        ensure!(
-            self.spec.may_doubt && status.code() == Some(IN_DOUBT),
-            "{} ended by itself, with {status}",
-            self.spec.name
-        );
+        ensure!(self.is_doubt(status), "{} ended by itself, with {status}", self.spec.name);
         self.child = None;
         self.start()
+    }
+
+    fn is_doubt(&self, status: ExitStatus) -> bool {
+        self.spec.may_doubt && status.code() == Some(IN_DOUBT)
     }
 
     /// Kills it as `kill -9` does, and waits until it is gone.
@@ -151,17 +149,18 @@ impl Node {
         Ok(())
     }
 
-    /// Asks it to end, and waits until it has: with status 0.
+    /// Asks it to end, and waits until it has: with status 0, or in doubt if it may.
     pub async fn stop(&mut self) -> Result<()> {
         let status = self.end(Signal::SIGTERM).await?;
-        ensure!(status.success(), "{} ended with {status}", self.spec.name);
+        ensure!(status.success() || self.is_doubt(status), "{} ended with {status}", self.spec.name);
         Ok(())
     }
 
     async fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let mut child = self.child.take().with_context(|| format!("{} is not running", self.spec.name))?;
         if let Some(status) = child.try_wait()? {
-            bail!("{} had ended by itself, with {status}", self.spec.name);
+            ensure!(self.is_doubt(status), "{} had ended by itself, with {status}", self.spec.name);
+            return Ok(status);
         }
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("a running process has an id")?;
         kill(Pid::from_raw(pid), signal)?;

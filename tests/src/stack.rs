@@ -333,13 +333,17 @@ impl Stack {
     /// Waits until every processor has worked on `events`, that is, until the groups are spread over all of them. `feed`
     /// sends something.
     pub async fn spread(&mut self, mut feed: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-        let processors = &self.processors;
         until("every processor has its share of events", SETTLED_DEADLINE, async || {
             feed().await?;
-            for processor in processors {
+            self.supervise()?;
+            for processor in &self.processors {
                 for lane in ["inbox", "events"] {
-                    if processor.metric("processor_records_total", &[("lane", lane)]).await? == 0.0 {
-                        return Ok(None);
+                    match processor.metric("processor_records_total", &[("lane", lane)]).await {
+                        // It ended in doubt after it was looked at, or is being started again.
+                        Err(_) if self.plan.supervised => return Ok(None),
+                        Err(error) => return Err(error),
+                        Ok(0.0) => return Ok(None),
+                        Ok(_) => {}
                     }
                 }
             }
