@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use common::clock::Clock;
 use common::kafka::admin::{Admin, TopicSpec};
 use common::kafka::client::KafkaConfig;
-use common::kafka::consumer::Reader;
+use common::kafka::consumer::{
+    Assigned, Commit, ConsumerSettings, GroupConsumer, Handler, Incoming, More, OnFenced, Reader, TopicPartition,
+    Waker, commit_first, committed,
+};
 use common::kafka::producer::{
     Delivery, Outgoing, ProduceError, ProducerSettings, TransactionError, TransactionalProducer,
 };
 use tests::environment;
-use tests::wait::until;
+use tests::wait::{until, until_true};
 
 /// How long a transaction may take to become visible once its commit was answered.
 const VISIBLE_DEADLINE: Duration = Duration::from_secs(30);
@@ -71,7 +76,7 @@ impl OwnTopic {
 
 /// Runs a step that blocks.
 async fn step<T: Send + 'static>(
-    producer: &std::sync::Arc<TransactionalProducer>,
+    producer: &Arc<TransactionalProducer>,
     step: impl FnOnce(&TransactionalProducer) -> T + Send + 'static,
 ) -> Result<T> {
     let producer = producer.clone();
@@ -81,7 +86,7 @@ async fn step<T: Send + 'static>(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_is_seen_whole_or_not_at_all() -> Result<()> {
     let topic = OwnTopic::create("whole").await?;
-    let producer = std::sync::Arc::new(topic.producer().await?);
+    let producer = Arc::new(topic.producer().await?);
 
     producer.begin()?;
     for value in ["a", "b"] {
@@ -107,11 +112,11 @@ async fn a_transaction_is_seen_whole_or_not_at_all() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_producer_of_an_id_fences_the_first_and_ends_its_transaction() -> Result<()> {
     let topic = OwnTopic::create("fenced").await?;
-    let first = std::sync::Arc::new(topic.producer().await?);
+    let first = Arc::new(topic.producer().await?);
     first.begin()?;
     topic.send(&first, "of the first")?.await?;
 
-    let second = std::sync::Arc::new(topic.producer().await?);
+    let second = Arc::new(topic.producer().await?);
     second.begin()?;
     topic.send(&second, "of the second")?.await?;
     step(&second, TransactionalProducer::commit).await??;
@@ -124,5 +129,96 @@ async fn a_second_producer_of_an_id_fences_the_first_and_ends_its_transaction() 
     topic.shows(&["of the second"]).await?;
 
     tokio::task::spawn_blocking(move || drop((first, second))).await?;
+    topic.remove().await
+}
+
+/// A member that owns and does nothing.
+struct Idle;
+
+impl Handler for Idle {
+    fn assigned(&self, _: Vec<Assigned>) {}
+
+    fn room(&self, _: &TopicPartition) -> usize {
+        0
+    }
+
+    fn record(&self, _: &TopicPartition, _: Incoming<'_>) -> More {
+        More::NotNow
+    }
+
+    fn passed(&self, _: &TopicPartition, _: i64) {}
+
+    fn lapsed(&self, _: Duration) {}
+
+    fn hold(&self) -> bool {
+        true
+    }
+
+    fn release(&self) {}
+
+    fn fence(&self, _: &[TopicPartition]) {}
+
+    fn drain(&self, _: &[TopicPartition]) {}
+
+    fn snapshot(&self, _: Option<&[TopicPartition]>) -> Vec<Commit> {
+        Vec::new()
+    }
+
+    fn committed(&self, _: &[Commit], _: Duration) {}
+
+    fn revoked(&self, _: &[TopicPartition]) {}
+
+    fn dirty(&self) -> bool {
+        false
+    }
+}
+
+/// A processor that starts asks where its groups stand. One that died in the middle of its commit has left newer offsets
+/// in a transaction, and the start must not wait until that has timed out.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_told_at_once_while_newer_ones_are_in_an_open_transaction() -> Result<()> {
+    let topic = OwnTopic::create("offsets").await?;
+    let (kafka, name, group) = (topic.kafka.clone(), topic.name.clone(), format!("{}-group", topic.name));
+    let stored = {
+        let (kafka, name, group) = (kafka.clone(), name.clone(), group.clone());
+        move || committed(&kafka, &group, &name, 1)
+    };
+    let first = {
+        let (kafka, name, group) = (kafka.clone(), name.clone(), group.clone());
+        move || commit_first(&kafka, &group, &name, 1)
+    };
+    tokio::task::spawn_blocking(first).await??;
+    let settings = ConsumerSettings {
+        group: group.clone(),
+        topics: vec![name.as_str().into()],
+        instance: Some(format!("{name}-instance")),
+        session: Duration::from_secs(10),
+        callback_deadline: Duration::from_secs(60),
+        commit_interval: Duration::from_millis(20),
+        embedded: false,
+        transaction: None,
+        on_fenced: OnFenced(Arc::new(|| {})),
+    };
+    let die = Arc::new(|doubt| panic!("{doubt:?}"));
+    let member = GroupConsumer::start(&kafka, settings, Arc::new(Idle), Clock::system(), Waker::new(), die)?;
+    until_true("the member owns the topic", VISIBLE_DEADLINE, || member.owned().len() == 1).await?;
+
+    let producer = Arc::new(topic.producer().await?);
+    producer.begin()?;
+    topic.send(&producer, "a")?.await?;
+    let at = TopicPartition { topic: name.as_str().into(), partition: 0 };
+    let newer = vec![Commit { at, base: 1, metadata: "mark".to_owned() }];
+    let metadata = member.metadata().expect("the member runs");
+    step(&producer, move |producer| producer.send_offsets(&newer, &metadata)).await??;
+    // While it is open, the former ones; a read that waited for its end would end with an error.
+    assert_eq!(tokio::task::spawn_blocking(stored.clone()).await??, [(Some(0), String::new())]);
+    step(&producer, TransactionalProducer::commit).await??;
+    until("offsets and metadata are committed with it", VISIBLE_DEADLINE, async || {
+        let stored = tokio::task::spawn_blocking(stored.clone()).await??;
+        Ok((stored == [(Some(1), "mark".to_owned())]).then_some(()))
+    })
+    .await?;
+
+    tokio::task::spawn_blocking(move || (member.stop(), drop(producer))).await?;
     topic.remove().await
 }

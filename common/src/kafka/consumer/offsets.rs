@@ -12,6 +12,8 @@ use super::{CALL_DEADLINE, TopicPartition};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
 /// The offsets that a group has committed, `None` where it has none. Blocks.
+///
+/// Those in an open transaction are not committed, and are not waited for.
 pub fn committed(
     kafka: &KafkaConfig,
     group: &str,
@@ -94,6 +96,8 @@ fn offsets_client(kafka: &KafkaConfig, group: &str) -> Result<BaseConsumer<Reade
     let mut config = kafka.settings()?;
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
+    // Else the broker tells no offset while a newer one is in an open transaction, such as a dead producer leaves behind.
+    config.set("isolation.level", "read_uncommitted");
     Ok(config.create_with_context(ReaderContext)?)
 }
 
