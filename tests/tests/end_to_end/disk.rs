@@ -182,7 +182,7 @@ async fn the_disk_is_full_and_later_read_only() -> Result<()> {
             let disk = SmallDisk::over(&data, "ro,size=1m")?;
             stack.processor(0).start()?;
             let refused = stack.processor(0).ready().await.unwrap_err().to_string();
-            ensure!(refused.contains("ended while starting"), "{refused}");
+            ensure!(refused.contains("ended by itself"), "{refused}");
             let said = stack.processor(0).log_lines("the processor can't start")?;
             ensure!(said.len() == 1 && said[0].contains("data.dir") && said[0].contains("Read-only"), "{said:?}");
             ensure!(stack.processor(0).kill().await.is_err(), "it has ended");

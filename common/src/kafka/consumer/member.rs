@@ -254,17 +254,36 @@ impl Shared {
         let owned = self.owned.lock().clone();
         self.handler.fence(&owned);
         self.handler.drain(&owned);
+        self.commit_last(&consumer);
         {
             let _ownership = self.ownership.lock();
-            if let Err(error) = self.commit(&consumer, None) {
-                tracing::warn!(group = %self.settings.group, %error, "the last commit failed: its records are replayed");
-            }
             self.queues.lock().clear();
             self.owned.lock().clear();
             self.handler.revoked(&owned);
         }
         // Closing a static member leaves its place to its next start; `unsubscribe` would give it away.
         drop(consumer);
+    }
+
+    /// The commit before leaving. While the group rebalances it is refused, and the rebalance waits for this thread: it comes
+    /// round, taking no record, until the commit is taken.
+    fn commit_last(&self, consumer: &BaseConsumer<Context>) {
+        const DEADLINE: Duration = Duration::from_secs(5);
+        const ROUND: Duration = Duration::from_millis(50);
+        let deadline = self.clock.monotonic() + DEADLINE;
+        loop {
+            let committed = {
+                let _ownership = self.ownership.lock();
+                self.commit(consumer, None)
+            };
+            let Err(error) = committed else { return };
+            let rebalances = error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress);
+            if !rebalances || self.clock.monotonic() > deadline {
+                tracing::warn!(group = %self.settings.group, %error, "the last commit failed: its records are replayed");
+                return;
+            }
+            drop(consumer.poll(ROUND));
+        }
     }
 
     /// Notes that the poll thread came round. If it was away for long, whatever vouched for the ownership before is void,
