@@ -7,6 +7,8 @@
 //! * *steady*: as many again, evenly in time, so that for each that comes one expires.
 //! * *repeat*: ids that are known, in no order.
 //!
+//! Each is done one by one, and with 64 ids at a time told beforehand ([`Index::prefetch`]), as records come from the log.
+//!
 //! Ids a second are of one core's time, not of the clock on the wall: other programs may share the core.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a bench")]
@@ -19,38 +21,41 @@ use processor::core::index::{Index, Verdict};
 
 const SIZES: [u64; 3] = [1_000_000, 10_000_000, 50_000_000];
 const SMOKE: [u64; 2] = [10_000, 100_000];
+const BATCHES: [usize; 2] = [1, 64];
 const WINDOW_MS: u64 = 24 * 3600 * 1000;
 const START_MS: u64 = 1_700_000_000_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--one") {
-        return one(arguments[at + 1].parse().unwrap());
+        return one(arguments[at + 1].parse().unwrap(), arguments[at + 2].parse().unwrap());
     }
     let sizes: &[u64] = if arguments.iter().any(|argument| argument == "--smoke") { &SMOKE } else { &SIZES };
-    println!("{:>12} {:>26} {:>26} {:>32}", "", "resident bytes per id", "bytes per id", "million ids per second");
+    println!("{:>19} {:>26} {:>26} {:>32}", "", "resident bytes per id", "bytes per id", "million ids per second");
     println!(
-        "{:>12} {:>8} {:>8} {:>8} {:>12} {:>13} {:>10} {:>10} {:>10}",
-        "ids", "grown", "steady", "peak", "allocated", "held/window", "grow", "steady", "repeat"
+        "{:>12} {:>6} {:>8} {:>8} {:>8} {:>12} {:>13} {:>10} {:>10} {:>10}",
+        "ids", "batch", "grown", "steady", "peak", "allocated", "held/window", "grow", "steady", "repeat"
     );
-    for size in sizes {
-        let child = Command::new(std::env::current_exe().unwrap()).args(["--one", &size.to_string()]).status().unwrap();
-        assert!(child.success());
+    for (size, batch) in sizes.iter().flat_map(|size| BATCHES.map(|batch| (size, batch))) {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        assert!(child.args(["--one", &size.to_string(), &batch.to_string()]).status().unwrap().success());
     }
 }
 
-fn one(ids: u64) {
-    let mut bench = Bench { index: Index::new(Duration::from_millis(WINDOW_MS), 0), changed: Vec::new(), next: 0, ids };
+fn one(ids: u64, batch: usize) {
+    let mut bench =
+        Bench { index: Index::new(Duration::from_millis(WINDOW_MS), 0), changed: Vec::new(), next: 0, ids, batch };
     let before = Memory::now();
-    let grow = bench.run(ids, Bench::new_id);
+    let grow = bench.run(ids, Verdict::Deliver, |turn| turn);
     let grown = Memory::now();
-    let steady = bench.run(ids, Bench::new_id);
+    let steady = bench.run(ids, Verdict::Deliver, |turn| ids + turn);
     let after = Memory::now();
     let (allocated, held) = (bench.index.bytes(), bench.index.len());
-    let repeat = bench.run(ids / 4, Bench::known_id);
+    // Of the last half of the window, in no order.
+    let repeat = bench.run(ids / 4, Verdict::Repeat, |turn| 2 * ids - (mix(turn) % (ids / 2) + ids / 4 + 1));
     let per_id = |bytes: u64| bytes as f64 / ids as f64;
     println!(
-        "{ids:>12} {:>8.2} {:>8.2} {:>8.2} {:>12.2} {:>13.3} {grow:>10.2} {steady:>10.2} {repeat:>10.2}",
+        "{ids:>12} {batch:>6} {:>8.2} {:>8.2} {:>8.2} {:>12.2} {:>13.3} {grow:>10.2} {steady:>10.2} {repeat:>10.2}",
         per_id(grown.resident - before.resident),
         per_id(after.resident - before.resident),
         per_id(after.peak - before.resident),
@@ -64,36 +69,34 @@ struct Bench {
     changed: Vec<processor::core::index::Entry>,
     next: u64,
     ids: u64,
+    batch: usize,
 }
 
 impl Bench {
-    /// Runs `times` looks and tells million looks per second of processor time.
-    fn run(&mut self, times: u64, look: impl Fn(&mut Self, u64)) -> f64 {
+    /// Looks at `times` ids and tells million looks per second of processor time.
+    fn run(&mut self, times: u64, expect: Verdict, number: impl Fn(u64) -> u64) -> f64 {
         let start = on_core();
-        (0..times).for_each(|turn| look(self, turn));
+        for first in (0..times).step_by(self.batch) {
+            let batch = first..(first + self.batch as u64).min(times);
+            if self.batch > 1 {
+                batch.clone().for_each(|turn| self.index.prefetch(id(number(turn))));
+            }
+            batch.for_each(|turn| self.look(id(number(turn)), expect));
+        }
         times as f64 / (on_core() - start).as_secs_f64() / 1e6
     }
 
-    fn new_id(&mut self, _: u64) {
-        let number = self.next;
-        self.look(number, Verdict::Deliver);
-    }
-
-    fn known_id(&mut self, turn: u64) {
-        // The last half of the window, in no order.
-        let back = mix(turn) % (self.ids / 2) + self.ids / 4 + 1;
-        let number = 2 * self.ids - back;
-        self.look(number, Verdict::Repeat);
-    }
-
-    fn look(&mut self, number: u64, expect: Verdict) {
+    fn look(&mut self, id: KeyedId, expect: Verdict) {
         let time_ms = START_MS + self.next * WINDOW_MS / self.ids;
-        let id = KeyedId((u128::from(mix(number)) << 64 | u128::from(mix(!number))).to_be_bytes());
         self.changed.clear();
         let verdict = self.index.look(self.next.cast_signed(), id, None, time_ms, &mut self.changed);
         assert_eq!(verdict, expect);
         self.next += 1;
     }
+}
+
+fn id(number: u64) -> KeyedId {
+    KeyedId((u128::from(mix(number)) << 64 | u128::from(mix(!number))).to_be_bytes())
 }
 
 /// SplitMix64's finisher: ids as evenly spread as an HMAC's, for less time than what is measured.

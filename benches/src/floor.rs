@@ -73,6 +73,7 @@ impl Floor {
         let mut reading = config.clone();
         reading.set("group.id", "bare").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "50");
         reading.set("queued.min.messages", "1000").set("queued.max.messages.kbytes", "2048");
+        reading.set("fetch.queue.backoff.ms", "20");
         let consumer: BaseConsumer = reading.create()?;
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod python;
 pub mod search;
 pub mod seed;
+mod serve;
 pub mod sink;
 pub mod stack;
 pub mod topic;

@@ -26,13 +26,11 @@ use http::request::Parts;
 use http::{HeaderName, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use sha2::Sha256;
 use tokio::net::TcpListener;
 
 use crate::seed::Seed;
+use crate::serve::serve;
 
 /// How far a delivery's timestamp may be from now, in seconds.
 const TOLERANCE_S: u64 = 60;
@@ -186,7 +184,12 @@ impl RecordingSink {
             in_flight: AtomicUsize::new(0),
             in_flight_max: AtomicUsize::new(0),
         }));
-        group.spawn("sink", sink.clone().accept(group.clone(), listener));
+        let answering = sink.clone();
+        let answer = move |request| {
+            let sink = answering.clone();
+            async move { Ok::<_, Infallible>(sink.take(request).await) }
+        };
+        group.spawn("sink", serve(group.clone(), listener, answer));
         Ok(sink)
     }
 
@@ -246,24 +249,6 @@ impl RecordingSink {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.seen.lock().expect("nothing panics while it notes a request")
-    }
-
-    async fn accept(self, group: Group, listener: TcpListener) {
-        let token = group.token();
-        while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
-            // Small answers, measured in milliseconds.
-            stream.set_nodelay(true).ok();
-            let (sink, token) = (self.clone(), token.clone());
-            group.spawn("sink_connection", async move {
-                let service = service_fn(move |request| {
-                    let sink = sink.clone();
-                    async move { Ok::<_, Infallible>(sink.take(request).await) }
-                });
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                // However it ends: a sender that was killed takes its connections with it.
-                let _ended = token.run_until_cancelled(connection).await;
-            });
-        }
     }
 
     async fn take(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {

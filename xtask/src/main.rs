@@ -61,13 +61,8 @@ enum Step {
         profile: String,
     },
     /// Run the shipped binaries, built for release, beside bare loops on a real Kafka
-    #[command(disable_help_flag = true)]
-    Bench {
-        /// Handed to the bench
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
-    /// Lint, deps, symbols and test, with the time that each took
+    Bench(bench::Arguments),
+    /// Lint, deps, symbols, faults and test, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
@@ -85,7 +80,7 @@ fn main() -> ExitCode {
         Step::Lint => lint::run(),
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
-        Step::Bench { arguments } => bench::run(&arguments),
+        Step::Bench(arguments) => bench::run(arguments),
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),

@@ -9,17 +9,15 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use benches::events::Events;
 use benches::floor::{Floor, Took};
 use benches::usage::{as_f64, cpu};
 use clap::Parser;
 use comfy_table::Table;
 use common::clock::Clock;
-use common::id::{EventId, SourceId, placement};
+use common::id::SourceId;
 use common::kafka::admin::{Admin, TopicSpec};
 use common::kafka::client::KafkaConfig;
-use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
-use common::record::{Head, Identity};
-use common::topics::Topic;
 use tests::answer::{get, metric};
 use tests::materials::Materials;
 use tests::{environment, ports};
@@ -146,47 +144,15 @@ kind = "{kind}"
         // Any configuration makes the topics.
         self.configure("file", usize::MAX)?;
         let Options { records, payload_bytes, partitions, .. } = self.options;
-        let (key, core, id_key) =
-            (self.materials.sealing_key(SOURCE)?, self.materials.core_keys()?, self.materials.id_key()?);
-        let producer = Producer::new(&self.kafka, &ProducerSettings::default())?;
-        let (source, clock) = (source(), Clock::system());
-        let mut pending = std::collections::VecDeque::new();
-        for number in 0..records {
-            let id = format!("evt-{number:012}");
+        let key = self.materials.sealing_key(SOURCE)?;
+        let events = Events { topic: "bench.events", partitions, source: source() };
+        let body = |id: &str| {
             let mut payload = format!(r#"{{"id":"{id}","type":"order.paid","text":""#);
             payload.extend(std::iter::repeat_n('x', payload_bytes.saturating_sub(payload.len() + 2)));
             payload.push_str(r#""}"#);
-            let body = open::seal_native(&key, payload.as_bytes())?.body;
-            let id = EventId::new(id)?;
-            let keyed = id_key.keyed_id(&source, &id);
-            let head = Head {
-                source: source.clone(),
-                received_ms: clock.unix_ms(),
-                timestamp: clock.unix_s().to_string().into(),
-                traceparent: None,
-                identity: Some(Identity { id: keyed, previous: None }),
-                retry: None,
-                redriven_ms: None,
-            };
-            let headers = core.seal(&Topic::Events, &head, &body);
-            let record = Outgoing {
-                topic: "bench.events",
-                partition: Some(placement(&source, &id, partitions)),
-                key: Some(&keyed.0),
-                value: &body,
-            };
-            pending.push_back(producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..])))?);
-            if pending.len() >= 10_000
-                && let Some(delivery) = pending.pop_front()
-            {
-                delivery.await?;
-            }
-        }
-        for delivery in pending {
-            delivery.await?;
-        }
-        tokio::task::block_in_place(|| drop(producer));
-        Ok(())
+            Ok(open::seal_native(&key, payload.as_bytes())?.body)
+        };
+        events.fill(&self.kafka, &self.materials, records, body).await
     }
 
     async fn output(&self, name: &str) -> Result<String> {
@@ -218,7 +184,7 @@ kind = "{kind}"
         let (config, admin) = self.configure(kind, round)?;
         let log = std::fs::File::create(self.dir.join(format!("{kind}-{round}.log")))?;
         let mut child =
-            Command::new(environment::binary("processor")?).arg("--config").arg(&config).stdout(log).spawn()?;
+            Command::new(environment::binary("processor")?).arg("--config").arg(&config).stderr(log).spawn()?;
         let took = self.watch(&child, admin).await;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into()?), nix::sys::signal::Signal::SIGTERM)?;
         let status = tokio::task::block_in_place(|| child.wait())?;

@@ -1,10 +1,5 @@
 //! How long a processor takes to open its partitions: cold, from the log, beside a plain consumer of the same records; and
-//! warm, from its cache on disk. Needs a broker and the binaries as `./x test` provides them in the environment:
-//!
-//! ```sh
-//! cargo build --release -p processor -p sealstream
-//! KAFKA_BOOTSTRAP=… SEALSTREAM_BIN_DIR=target/release cargo run --release -p benches --bin open -- --ids 5000000
-//! ```
+//! warm, from its cache on disk: `./x bench open`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::path::{Path, PathBuf};
@@ -12,15 +7,12 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use benches::events::Events;
 use benches::usage::as_f64;
 use clap::Parser;
 use common::clock::Clock;
-use common::id::{EventId, SourceId, placement};
 use common::kafka::admin::Admin;
 use common::kafka::client::KafkaConfig;
-use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
-use common::record::{Head, Identity};
-use common::topics::Topic;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{ClientConfig, Offset};
@@ -132,38 +124,9 @@ path = "out.jsonl"
 
     /// Records as the router makes them; what is in them is not looked at when partitions are opened.
     async fn fill(&self) -> Result<()> {
-        let (core, id_key) = (self.materials.core_keys()?, self.materials.id_key()?);
-        let producer = Producer::new(&self.kafka, &ProducerSettings::default())?;
-        let (source, clock): (SourceId, _) = (SOURCE.parse()?, Clock::system());
-        let mut pending = std::collections::VecDeque::new();
         let body = vec![b'x'; self.options.value_bytes];
-        for number in 0..self.options.ids {
-            let id = EventId::new(format!("evt-{number:012}"))?;
-            let keyed = id_key.keyed_id(&source, &id);
-            let head = Head {
-                source: source.clone(),
-                received_ms: clock.unix_ms(),
-                timestamp: clock.unix_s().to_string().into(),
-                traceparent: None,
-                identity: Some(Identity { id: keyed, previous: None }),
-                retry: None,
-                redriven_ms: None,
-            };
-            let headers = core.seal(&Topic::Events, &head, &body);
-            let partition = Some(placement(&source, &id, self.options.partitions));
-            let record = Outgoing { topic: EVENTS, partition, key: Some(&keyed.0), value: &body };
-            pending.push_back(producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..])))?);
-            if pending.len() >= 10_000
-                && let Some(delivery) = pending.pop_front()
-            {
-                delivery.await?;
-            }
-        }
-        for delivery in pending {
-            delivery.await?;
-        }
-        tokio::task::block_in_place(|| drop(producer));
-        Ok(())
+        let events = Events { topic: EVENTS, partitions: self.options.partitions, source: SOURCE.parse()? };
+        events.fill(&self.kafka, &self.materials, self.options.ids, |_| Ok(&body)).await
     }
 
     fn consumer(&self, group: &str) -> Result<BaseConsumer> {
@@ -207,7 +170,7 @@ path = "out.jsonl"
         let clock = Clock::system();
         let start = clock.monotonic();
         let mut child =
-            Command::new(environment::binary("processor")?).arg("--config").arg(config).stdout(log).spawn()?;
+            Command::new(environment::binary("processor")?).arg("--config").arg(config).stderr(log).spawn()?;
         let took = self.watch(&path, &mut child, &clock, start).await;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into()?), nix::sys::signal::Signal::SIGTERM)?;
         let status = tokio::task::block_in_place(|| child.wait())?;

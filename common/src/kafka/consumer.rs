@@ -31,6 +31,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{ClientConfig, Offset};
 
+use super::client::{ClientError, KafkaConfig};
 use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
@@ -264,8 +265,21 @@ pub struct Doubt(pub String);
 /// Ends the process: never returns in a product, may record in a test.
 pub type Die = Arc<dyn Fn(Doubt) + Send + Sync>;
 
+/// A client that reads outside of any group.
+fn groupless(kafka: &KafkaConfig) -> Result<ClientConfig, ClientError> {
+    let mut config = kafka.settings()?;
+    // The library wants a name even from those that are in no group.
+    config.set("group.id", "sealstream-reader");
+    reading(&mut config);
+    Ok(config)
+}
+
 /// What all that read have in common.
 fn reading(config: &mut ClientConfig) {
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("auto.offset.reset", "error");
+    config.set("enable.partition.eof", "true"); // tells where a log ends whose last offsets are markers
     config.set("isolation.level", "read_committed");
     config.set("fetch.wait.max.ms", "50");
     config.set("fetch.queue.backoff.ms", "20");

@@ -97,6 +97,11 @@ impl Index {
         self.high = self.high.max(high);
     }
 
+    /// Says that [`look`](Self::look) will be asked for this id soon. Changes nothing but how long that takes.
+    pub fn prefetch(&self, id: KeyedId) {
+        self.ids.prefetch(id);
+    }
+
     /// The verdict on the record at `offset`, which the index then covers. `changed` gets what a store must remember.
     ///
     /// `previous` is its id under the previous id key: a record is a repeat if either was seen.

@@ -114,7 +114,6 @@ fn show(arguments: &Arguments, outcomes: &[Outcome], tally: &Tally, permits: usi
     let seed = arguments.seed;
     if arguments.json {
         let rows: Vec<_> = outcomes.iter().map(report::json_of).collect();
-        let tally = report::json_of_tally(tally);
         println!(
             "{}",
             json!({ "seed": seed, "clean": clean, "permits": permits, "bound": bound, "faults": rows, "done": tally })

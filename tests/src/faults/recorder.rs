@@ -19,13 +19,11 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::journal::{EventId, of_webhook_id};
 use crate::seed::Seed;
+use crate::serve::serve;
 use crate::sink::verify;
 
 /// How a sink behaves. Chances are per mille of the requests.
@@ -102,7 +100,12 @@ impl Recorder {
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
         }));
-        group.spawn("recorder", recorder.clone().accept(group.clone(), listener));
+        let answering = recorder.clone();
+        let answer = move |request| {
+            let recorder = answering.clone();
+            async move { recorder.answer(request).await }
+        };
+        group.spawn("recorder", serve(group.clone(), listener, answer));
         Ok(recorder)
     }
 
@@ -145,23 +148,6 @@ impl Recorder {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.seen.lock().expect("nothing panics while it notes a request")
-    }
-
-    async fn accept(self, group: Group, listener: TcpListener) {
-        let token = group.token();
-        while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
-            stream.set_nodelay(true).ok();
-            let (recorder, token) = (self.clone(), token.clone());
-            group.spawn("recorder_connection", async move {
-                let service = service_fn(move |request| {
-                    let recorder = recorder.clone();
-                    async move { recorder.answer(request).await }
-                });
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                // However it ends: a sender that was killed takes its connections with it.
-                let _ended = token.run_until_cancelled(connection).await;
-            });
-        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {

@@ -115,26 +115,6 @@ pub fn json_of(outcome: &Outcome) -> Value {
     })
 }
 
-/// A tally for programs.
-pub fn json_of_tally(tally: &Tally) -> Value {
-    let Tally {
-        kills,
-        ingest_kills,
-        zombies,
-        wipes,
-        damages,
-        rebalances,
-        cut_offs,
-        broker_restarts,
-        broker_kills,
-        doubts,
-    } = tally;
-    json!({
-        "kills": kills, "ingest_kills": ingest_kills, "zombies": zombies, "wipes": wipes, "damages": damages,
-        "rebalances": rebalances, "cut_offs": cut_offs, "broker_restarts": broker_restarts, "broker_kills": broker_kills, "doubts": doubts,
-    })
-}
-
 /// A control's row: on how many seeds it was caught, of those on which the same run without it was clean.
 #[derive(Debug, Clone)]
 pub struct ControlRow {

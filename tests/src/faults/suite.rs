@@ -10,6 +10,7 @@ use common::record::Dead;
 use common::shutdown::Group;
 use common::topics::Topic;
 use nix::sys::signal::Signal;
+use serde::Serialize;
 
 use super::checker::{History, SinkSaw};
 use super::journal::{Journals, event_id, of_webhook_id};
@@ -96,7 +97,7 @@ impl Setup {
 }
 
 /// What was done, summed over a run.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// `kill -9` of processors, at random and at named points.
     pub kills: usize,

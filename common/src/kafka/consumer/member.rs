@@ -206,10 +206,6 @@ fn group_settings(kafka: &KafkaConfig, settings: &ConsumerSettings) -> Result<Cl
     config.set("session.timeout.ms", session.to_string());
     config.set("heartbeat.interval.ms", (session / 15).clamp(300, 3000).to_string());
     config.set("max.poll.interval.ms", (session * 7).clamp(60_000, 300_000).to_string());
-    config.set("enable.auto.commit", "false");
-    config.set("enable.auto.offset.store", "false");
-    config.set("auto.offset.reset", "error");
-    config.set("enable.partition.eof", "true"); // tells where a log ends whose last offsets are markers
     reading(&mut config);
     Ok(config)
 }

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::{CALL_DEADLINE, Incoming, reading};
+use super::{CALL_DEADLINE, Incoming, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
 /// Why a part of the log could not be read.
@@ -62,15 +62,7 @@ impl ConsumerContext for ReaderContext {}
 impl Reader {
     /// A reader; it connects when it is used.
     pub fn new(kafka: &KafkaConfig) -> Result<Self, ClientError> {
-        let mut config = kafka.settings()?;
-        // The library wants a name even from those that are in no group.
-        config.set("group.id", "sealstream-reader");
-        config.set("enable.auto.commit", "false");
-        config.set("enable.auto.offset.store", "false");
-        config.set("auto.offset.reset", "error");
-        config.set("enable.partition.eof", "true");
-        reading(&mut config);
-        Ok(Self(config.create_with_context(ReaderContext)?))
+        Ok(Self(groupless(kafka)?.create_with_context(ReaderContext)?))
     }
 
     /// The log's first offset and its end. Blocks.

@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::{Incoming, ReadError};
+use super::{Incoming, ReadError, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
 /// A broker call takes no longer than this.
@@ -41,18 +41,10 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner; it connects when it is used.
     pub fn new(kafka: &KafkaConfig, topic: Arc<str>) -> Result<Self, ClientError> {
-        let mut config = kafka.settings()?;
-        // The library wants a name even from those that are in no group.
-        config.set("group.id", "sealstream-reader");
-        config.set("enable.auto.commit", "false");
-        config.set("enable.auto.offset.store", "false");
-        config.set("auto.offset.reset", "error");
-        config.set("enable.partition.eof", "true");
-        config.set("isolation.level", "read_committed");
-        config.set("fetch.wait.max.ms", "50");
+        let mut config = groupless(kafka)?;
         config.set("fetch.queue.backoff.ms", "5");
+        config.set("queued.min.messages", "100000");
         config.set("queued.max.messages.kbytes", FETCHED_KIB_MAX.to_string());
-        config.set("fetch.message.max.bytes", crate::limits::RECORD_BYTES_MAX.to_string());
         Ok(Self { consumer: config.create_with_context(Logged)?, topic })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::id::KeyedId;
+use prefetch_index::prefetch_index;
 
 use super::{DEPTH_MAX, Known};
 
@@ -11,6 +12,9 @@ const WHOLE_CHUNKS: usize = 16;
 
 /// Chunks at which a segment splits instead of growing.
 const SPLIT_CHUNKS: usize = 32;
+
+/// Cache lines of 64 bytes that are fetched from a key's home on.
+const PREFETCHED: usize = 4;
 
 /// The owner is too far from the base: it is in `far`.
 const FAR: u32 = u32::MAX;
@@ -119,7 +123,7 @@ impl<const N: usize> Segment<N> {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len * 12 >= self.homes * 11
+        self.len * 9 >= self.homes * 8
     }
 
     /// Whether it is to be split before another id is put in.
@@ -148,6 +152,14 @@ impl<const N: usize> Segment<N> {
         Err(at)
     }
 
+    /// Fetches the slots where a key probably is into the caches.
+    pub(super) fn prefetch(&self, key: Key) {
+        let home = self.home(key);
+        if let Some(chunk) = self.chunks.get(home / N) {
+            (0..PREFETCHED).for_each(|line| prefetch_index(chunk, home % N + line * 64 / size_of::<Slot>()));
+        }
+    }
+
     /// What is known of the key at a place.
     pub(super) fn known(&self, at: usize) -> Known {
         known(self.bases, &self.far, self.slot(at))
@@ -165,13 +177,19 @@ impl<const N: usize> Segment<N> {
         self.len += 1;
         // What is there moves up, as far as the next empty slot.
         while at < self.slots {
-            for slot in &mut self.chunks[at / N][at % N..] {
-                std::mem::swap(slot, &mut carried);
-                if carried.seen == NEVER {
-                    return;
-                }
-                at += 1;
+            let run = &mut self.chunks[at / N][at % N..];
+            let (end, full) = match run.iter().position(|slot| slot.seen == NEVER) {
+                Some(empty) => (empty, false),
+                None => (run.len() - 1, true),
+            };
+            let last = run[end];
+            run.copy_within(..end, 1);
+            run[0] = carried;
+            if !full {
+                return;
             }
+            carried = last;
+            at += end + 1;
         }
         self.widen(at + 8);
         *self.slot_mut(at) = carried;
@@ -202,8 +220,10 @@ impl<const N: usize> Segment<N> {
     pub(super) fn sweep(&mut self, oldest_ms: u64) {
         let oldest = u32::try_from(oldest_ms.saturating_sub(self.bases.time)).unwrap_or(NEVER);
         // What stays moves down at most. Up to `next` all is in its place; without a hole below it, so is what follows.
-        let (mut next, mut hole) = (0, false);
-        for at in 0..self.slots {
+        let (mut at, mut next, mut hole) = (0, 0, false);
+        while let Some(place) = if hole { Some(at).filter(|at| *at < self.slots) } else { self.next_older(at, oldest) }
+        {
+            at = place;
             let slot = *self.slot(at);
             if slot.seen == NEVER {
                 hole = false;
@@ -221,12 +241,25 @@ impl<const N: usize> Segment<N> {
                 next = to + 1;
                 hole = next <= at;
             }
+            at += 1;
         }
-        let roomy = self.len * 5 < self.homes * 4 && slots_for::<N>(self.len) < self.slots;
+        let roomy = self.len * 13 < self.homes * 10 && slots_for::<N>(self.len) < self.slots;
         // Times are counted anew long before one doesn't fit, and not each time.
         if roomy || oldest > 1 << 30 {
             self.rebuild(0, self.bases.at_time(oldest_ms), oldest_ms);
         }
+    }
+
+    /// The first place from `at` on of what was last seen before `oldest`.
+    fn next_older(&self, mut at: usize, oldest: u32) -> Option<usize> {
+        while at < self.slots {
+            let rest = &self.chunks[at / N][at % N..];
+            if let Some(ahead) = rest.iter().position(|slot| slot.seen < oldest) {
+                return Some(at + ahead);
+            }
+            at += rest.len();
+        }
+        None
     }
 
     /// Asserts the invariants.
@@ -320,9 +353,9 @@ impl<const N: usize> Builder<N> {
     }
 }
 
-/// Slots for a load of six in seven.
+/// Slots for a load of five in six.
 fn slots_for<const N: usize>(len: usize) -> usize {
-    let slots = len + len / 6 + 8;
+    let slots = len + len / 5 + 8;
     if slots > WHOLE_CHUNKS * N { slots.next_multiple_of(N) } else { slots }
 }
 

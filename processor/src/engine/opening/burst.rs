@@ -88,7 +88,7 @@ impl<'a> Burst<'a> {
             } else if let Some((partition, opening)) = self.active.iter().find(|(_, opening)| !opening.job.early)
                 && clock.monotonic().saturating_sub(moved) > STALL
             {
-                let after = opening.built.index.high() - 1;
+                let after = opening.next() - 1;
                 return Err(ReadError::Stalled { topic: self.topic.to_string(), partition: *partition, after });
             }
         }
@@ -210,6 +210,7 @@ impl<'a> Burst<'a> {
 
     /// Hands a partition over. `false` if it must read on, and is active again.
     fn reached(&mut self, mut opening: Opening) -> bool {
+        opening.settle();
         let Assigned { at, base, .. } = opening.job.assigned.clone();
         opening.built.index.cover(base);
         opening.built.cache.cover(base);
@@ -260,7 +261,6 @@ fn step_of(settings: &IndexSettings, opening: &mut Opening, record: Option<Incom
         };
     };
     let (offset, time_ms) = (record.offset(), record.time_ms());
-    let Built { index, cache } = &mut opening.built;
     if let Some(anchor) = opening.anchor.take() {
         let found = (settings.key_of)(&opening.job.lane, &record);
         let belongs =
@@ -269,15 +269,8 @@ fn step_of(settings: &IndexSettings, opening: &mut Opening, record: Option<Incom
             return Step::Foreign;
         }
     }
-    if offset >= index.high() && offset < opening.target {
-        let mut changed = Vec::new();
-        match (settings.key_of)(&opening.job.lane, &record) {
-            Some(key) => {
-                index.look(offset, key.id, key.previous, time_ms, &mut changed);
-            }
-            None => index.cover(offset + 1),
-        }
-        cache.note(offset, time_ms, &changed);
+    if offset >= opening.next() && offset < opening.target {
+        opening.admit(offset, time_ms, (settings.key_of)(&opening.job.lane, &record));
     }
     if offset + 1 >= opening.target { Step::Reached } else { Step::Continue }
 }

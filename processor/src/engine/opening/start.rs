@@ -5,7 +5,7 @@
 //! not. The back: the record at the anchor's offset must have its id and time; it is the first that is read. Brokers' clocks
 //! that disagree can only make a good cache look like a bad one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use common::kafka::consumer::scanner::{Scanned, Scanner};
@@ -15,11 +15,15 @@ use super::super::cache::Cache;
 use super::{Built, IndexSettings, Job, POLL};
 use crate::control::{self, Control};
 use crate::core::index::Index;
+use crate::core::partition::DedupKey;
 use crate::metrics::{self, CacheFault};
 use crate::store::{Anchor, Batch};
 
 /// How long brokers may take to show one record of each partition.
 const PEEK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Records of a partition between the fetch of their places in the index and the look there.
+const AHEAD: usize = 64;
 
 /// A partition whose index is being made.
 pub(super) struct Opening {
@@ -35,6 +39,52 @@ pub(super) struct Opening {
     pub(super) anchor: Option<Anchor>,
     /// Whether nothing of it was in the cache.
     pub(super) cold: bool,
+    /// Records that were read and are not in the index yet.
+    ahead: VecDeque<Read>,
+}
+
+/// What the index must know of a record.
+struct Read {
+    offset: i64,
+    time_ms: u64,
+    key: Option<DedupKey>,
+}
+
+impl Opening {
+    /// The first offset that was not read.
+    pub(super) fn next(&self) -> i64 {
+        self.ahead.back().map_or(self.built.index.high(), |read| read.offset + 1)
+    }
+
+    /// Puts a record into the index, some records later: until then, memory fetches what will be looked at.
+    pub(super) fn admit(&mut self, offset: i64, time_ms: u64, key: Option<DedupKey>) {
+        for id in key.iter().flat_map(|key| [Some(key.id), key.previous]).flatten() {
+            self.built.index.prefetch(id);
+        }
+        self.ahead.push_back(Read { offset, time_ms, key });
+        if self.ahead.len() > AHEAD {
+            self.look_at_one();
+        }
+    }
+
+    /// Puts all that was read into the index.
+    pub(super) fn settle(&mut self) {
+        while self.look_at_one() {}
+    }
+
+    fn look_at_one(&mut self) -> bool {
+        let Some(Read { offset, time_ms, key }) = self.ahead.pop_front() else { return false };
+        let Built { index, cache } = &mut self.built;
+        let mut changed = Vec::new();
+        match key {
+            Some(key) => {
+                index.look(offset, key.id, key.previous, time_ms, &mut changed);
+            }
+            None => index.cover(offset + 1),
+        }
+        cache.note(offset, time_ms, &changed);
+        true
+    }
 }
 
 /// What the cache has of a partition, trimmed to what the log still has.
@@ -80,7 +130,7 @@ fn begin(settings: &IndexSettings, job: Job, from: i64) -> Opening {
     settings.store.forget(&place);
     let built = Built { index: Index::new(settings.window, from), cache: Cache::new(&settings.store, place, from, 0) };
     let target = job.assigned.base;
-    Opening { job, built, from, known: from, target, anchor: None, cold: true }
+    Opening { job, built, from, known: from, target, anchor: None, cold: true, ahead: VecDeque::new() }
 }
 
 fn cached(settings: &IndexSettings, job: &Job) -> Option<(Vec<Batch>, Anchor, Anchor)> {
@@ -150,7 +200,16 @@ fn restore(settings: &IndexSettings, cached: Cached) -> Opening {
     }
     let cache = Cache::new(&settings.store, settings.place(&job.assigned.at), index.high(), time_ms);
     let (known, target) = (index.high(), job.assigned.base.max(back.offset + 1));
-    Opening { job, built: Built { index, cache }, from: back.offset, known, target, anchor: Some(back), cold: false }
+    Opening {
+        job,
+        built: Built { index, cache },
+        from: back.offset,
+        known,
+        target,
+        anchor: Some(back),
+        cold: false,
+        ahead: VecDeque::new(),
+    }
 }
 
 /// For each partition the first offset that can matter to a verdict at or after its committed offset.
