@@ -445,7 +445,7 @@ async fn coordinator(kafka: &KafkaConfig, group: &str) -> Result<usize> {
 
 async fn storm(suite: &mut Suite) -> Result<()> {
     some_work(suite).await?;
-    let before = suite.recorder.behave(Temper { fail: 1000, ..suite.setup.temper.clone() });
+    let before = suite.recorder.behave(Temper { fail: 0, busy: 1000, ..suite.setup.temper.clone() });
     let enough = suite.recorder.requests() + 300;
     let clock = common::clock::Clock::system();
     // A breaker sends a few probes only.

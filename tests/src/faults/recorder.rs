@@ -35,8 +35,10 @@ pub struct Temper {
     pub tail: u64,
     /// How long those take.
     pub tail_ms: RangeInclusive<u64>,
-    /// How many are answered 503.
+    /// How many are answered 500: a fault, which says nothing about the load.
     pub fail: u64,
+    /// How many are answered 503: too much, so that who sends goes slower.
+    pub busy: u64,
     /// How many have their effect and are never answered.
     pub hang: u64,
     /// How many have their effect, and then the connection is cut.
@@ -48,7 +50,7 @@ pub struct Temper {
 impl Default for Temper {
     /// Slow, and not always well: at least a tenth of the dispatches to both sinks together fails and is tried again.
     fn default() -> Self {
-        Self { delay_ms: 20..=60, tail: 0, tail_ms: 0..=0, fail: 220, hang: 0, reset: 0, refuse: 20 }
+        Self { delay_ms: 20..=60, tail: 0, tail_ms: 0..=0, fail: 220, busy: 1, hang: 0, reset: 0, refuse: 20 }
     }
 }
 
@@ -198,12 +200,15 @@ impl Recorder {
             return Fate::Answer { status: 422, delay, applies: None };
         }
         let chance = seen.seed.within(0..=999);
-        if chance < temper.fail {
+        let Temper { fail, busy, hang, reset, .. } = temper;
+        if chance < fail {
+            Fate::Answer { status: 500, delay, applies: None }
+        } else if chance < fail + busy {
             Fate::Answer { status: 503, delay, applies: None }
-        } else if chance < temper.fail + temper.hang {
+        } else if chance < fail + busy + hang {
             self.apply(&mut seen, id);
             Fate::Hang
-        } else if chance < temper.fail + temper.hang + temper.reset {
+        } else if chance < fail + busy + hang + reset {
             self.apply(&mut seen, id);
             Fate::Reset
         } else if seen.seed.choose(2) == 0 {
