@@ -30,6 +30,8 @@ pub struct LoadPlan {
     pub repeat_every: u64,
     /// A sink, and how many accepted events it may be behind before the load waits for it.
     pub ahead_of: Option<(RecordingSink, u64)>,
+    /// Events a second at most.
+    pub rate: Option<u32>,
 }
 
 /// How often and how fast an event is sent again: often enough for every restart of a test.
@@ -118,7 +120,12 @@ impl Drop for Load {
 async fn work(shared: Arc<Shared>, group: Group) {
     let token = group.token();
     let plan = &shared.plan;
+    let share = |rate: u32| Duration::from_secs(plan.in_flight as u64) / rate;
+    let mut pace = plan.rate.map(|rate| tokio::time::interval(share(rate)));
     while !token.is_cancelled() {
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
         let behind = plan.ahead_of.as_ref().is_some_and(|(sink, ahead)| {
             shared.acked.load(Ordering::SeqCst).saturating_sub(sink.effect_count() as u64) > *ahead
         });

@@ -22,16 +22,19 @@ enum What {
     Deliver,
     /// How long partitions take to open, warm and cold, beside a plain consumer
     Open,
+    /// A sink that is down for long: what the other gets, and how fast it catches up
+    Outage,
 }
 
 pub(crate) fn run(Arguments { what, arguments }: Arguments) -> Result<()> {
     let bench = match what {
         What::Deliver => "deliver",
         What::Open => "open",
+        What::Outage => "outage",
     };
     let mut build = workspace::cargo();
     build.args(["build", "--locked", "--release", "--workspace"]);
-    workspace::run(build.args(["--bin", "processor", "--bin", "sealstream", "--bin", bench]))?;
+    workspace::run(build.args(["--bin", "ingest", "--bin", "processor", "--bin", "sealstream", "--bin", bench]))?;
     let binaries = workspace::binaries()?.parent().context("the directory above the binaries")?.join("release");
     let state = workspace::state().join(format!("bench-{}", std::process::id()));
     let dir = state.display().to_string();

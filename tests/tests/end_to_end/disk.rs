@@ -40,8 +40,10 @@ async fn the_folder_is_deleted_while_in_use_and_then_the_processor_is_killed() -
     plan.run(async |stack| {
         let sink = stack.sink("main");
         let ahead_of = Some((sink.clone(), 1000));
-        let load =
-            Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-gone", in_flight: 24, repeat_every: 3, ahead_of });
+        let load = Load::start(
+            stack.clients("acme")?,
+            LoadPlan { ids: "evt-gone", in_flight: 24, repeat_every: 3, ahead_of, rate: None },
+        );
         let more = async |count: usize| {
             let enough = sink.effect_count() + count;
             until_true("more events arrive at the sink", DEADLINE, || sink.effect_count() >= enough).await

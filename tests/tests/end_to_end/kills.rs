@@ -21,7 +21,10 @@ async fn ingest_is_killed_under_load_and_everything_answered_200_is_in_the_log()
         let clients = stack.clients("acme")?;
         let of_ingest = [0, 0, 1, 1];
         assert_eq!(clients.len(), of_ingest.len());
-        let load = Load::start(clients, LoadPlan { ids: "evt-kill", in_flight: 32, repeat_every: 0, ahead_of: None });
+        let load = Load::start(
+            clients,
+            LoadPlan { ids: "evt-kill", in_flight: 32, repeat_every: 0, ahead_of: None, rate: None },
+        );
         let busy = |ingest: usize| {
             let clients = (0..of_ingest.len()).filter(|client| of_ingest[*client] == ingest);
             clients.map(|client| load.under_way(client)).sum::<usize>()
@@ -50,8 +53,10 @@ async fn the_processor_is_killed_under_load_and_loses_nothing_and_repeats_at_mos
     plan.run(async |stack| {
         let sink = stack.sink("main");
         let ahead_of = Some((sink.clone(), 1000));
-        let load =
-            Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-kill", in_flight: 24, repeat_every: 7, ahead_of });
+        let load = Load::start(
+            stack.clients("acme")?,
+            LoadPlan { ids: "evt-kill", in_flight: 24, repeat_every: 7, ahead_of, rate: None },
+        );
         for kill in 1..=KILLS {
             let enough = sink.effect_count() + usize::try_from(stack.seed().within(20..=200))?;
             until_true("more events arrive at the sink", WORK_DEADLINE, || sink.effect_count() >= enough).await?;
@@ -85,8 +90,10 @@ async fn processors_are_restarted_one_by_one_under_load_without_a_repeat() -> Re
     plan.run(async |stack| {
         let sink = stack.sink("main");
         let ahead_of = Some((sink.clone(), 1000));
-        let load =
-            Load::start(stack.clients("acme")?, LoadPlan { ids: "evt-roll", in_flight: 24, repeat_every: 7, ahead_of });
+        let load = Load::start(
+            stack.clients("acme")?,
+            LoadPlan { ids: "evt-roll", in_flight: 24, repeat_every: 7, ahead_of, rate: None },
+        );
         stack.spread(async || Ok(())).await?;
         for _ in 0..ROUNDS {
             for number in 0..stack.processor_count() {

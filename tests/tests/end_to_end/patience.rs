@@ -44,7 +44,7 @@ async fn a_sink_that_is_down_holds_up_no_other_and_gets_everything_when_it_is_me
     plan.run(async |stack| {
         let (works, fails) = (stack.sink("works"), stack.sink("fails"));
         let load = |stack: &Stack, ids| -> Result<Load> {
-            let plan = LoadPlan { ids, in_flight: 16, repeat_every: 9, ahead_of: None };
+            let plan = LoadPlan { ids, in_flight: 16, repeat_every: 9, ahead_of: None, rate: None };
             Ok(Load::start(stack.clients("acme")?, plan))
         };
         let first = load(stack, "evt-one-down")?;

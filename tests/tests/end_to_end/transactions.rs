@@ -93,7 +93,7 @@ async fn killed_again_and_again_a_reader_of_committed_records_sees_each_event_on
         let again = stack.records(&Topic::Events).await?;
         assert_eq!(again.len(), AGAIN);
 
-        let plan = LoadPlan { ids: "evt-txn", in_flight: IN_FLIGHT, repeat_every: 7, ahead_of: None };
+        let plan = LoadPlan { ids: "evt-txn", in_flight: IN_FLIGHT, repeat_every: 7, ahead_of: None, rate: None };
         let load = Load::start(stack.clients("acme")?, plan);
         for share in again.chunks(HANDED_ON) {
             for record in share {
@@ -138,7 +138,7 @@ async fn killed_again_and_again_a_reader_of_committed_records_sees_each_event_on
 async fn restarted_one_by_one_under_load_processors_show_each_event_once() -> Result<()> {
     let plan = Plan::new("txn-rolling").processors(3).source("acme", &["out"]).transactional("out").supervised();
     plan.run(async |stack| {
-        let plan = LoadPlan { ids: "evt-roll", in_flight: IN_FLIGHT, repeat_every: 7, ahead_of: None };
+        let plan = LoadPlan { ids: "evt-roll", in_flight: IN_FLIGHT, repeat_every: 7, ahead_of: None, rate: None };
         let load = Load::start(stack.clients("acme")?, plan);
         stack.spread(async || Ok(())).await?;
         for number in 0..stack.processor_count() {
