@@ -368,6 +368,20 @@ impl RecordKeys {
     }
 }
 
+/// The id of the key that a record claims its MAC is by. Nothing is checked.
+pub fn mac_key_id<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<&'a str> {
+    parse_mac(claimed(headers, MAC_HEADER)?).map(|(id, _)| id)
+}
+
+/// The source that a record claims to be of. Nothing is checked.
+pub fn source_of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<&'a str> {
+    std::str::from_utf8(claimed(headers, NAMES[Field::Source as usize])?).ok()
+}
+
+fn claimed<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>, wanted: &str) -> Option<&'a [u8]> {
+    headers.find(|(name, _)| *name == wanted).map(|(_, text)| text)
+}
+
 fn parse_mac(text: &[u8]) -> Option<(&str, Vec<u8>)> {
     let (id, tag) = std::str::from_utf8(text).ok()?.strip_prefix("1:")?.split_once(':')?;
     Some((id, BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?))

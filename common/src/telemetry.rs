@@ -28,7 +28,7 @@ pub enum LogFormat {
 }
 
 /// The `[log]` table of a configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// How lines look.

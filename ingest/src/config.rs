@@ -2,18 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spec};
+use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, Moment, Period, SecretFile, Spec};
 use common::envelope::Format;
 use common::id::{KeyId, SourceId};
 use common::kafka::client::KafkaConfig;
 use common::limits::{BODY_BYTES_CAP, RECORD_BYTES_MAX};
+use common::pin::Pin;
 use common::signature::{SIGNATURES_MAX, Window};
 use common::telemetry::LogConfig;
 use common::topics::Prefix;
 use serde::Deserialize;
+
+/// Most secrets of one source, whether they are accepted now, were once, or will be: each is worked through for every request
+/// to the source's path.
+const SECRETS_MAX: usize = 4 * SIGNATURES_MAX;
 
 /// The manual, and the defaults.
 pub const DEFAULTS: &str = include_str!("../ingest.default.toml");
@@ -40,6 +45,8 @@ pub struct Config {
     pub rate: Rate,
     /// `[drain]`
     pub drain: Drain,
+    /// `[reload]`
+    pub reload: Reload,
     /// `[pipeline]`
     pub pipeline: Pipeline,
     /// `[source.<name>]`
@@ -56,6 +63,31 @@ pub struct Listen {
     pub certificate: ConfigPath,
     /// Its private key.
     pub key: ConfigPath,
+    /// The authorities of clients' certificates; empty for none.
+    pub client_ca: ConfigPath,
+    /// Their revocation lists; empty for none.
+    pub client_crl: ConfigPath,
+    /// Whether a client needs a certificate.
+    pub client_certificate: ClientCertificate,
+}
+
+/// Whether a client needs a certificate, where there is a `client_ca`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificate {
+    /// Every client does.
+    Required,
+    /// Only those of sources that have pins.
+    Optional,
+}
+
+/// `[reload]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// How often files are looked at; 0 for never.
+    #[serde(with = "config::duration")]
+    pub interval: Duration,
 }
 
 /// `[admin]`
@@ -75,7 +107,7 @@ pub struct Topics {
 }
 
 /// `[publish]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     /// How long a sender waits for the broker.
@@ -91,7 +123,7 @@ pub struct Publish {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Of one body.
@@ -131,7 +163,7 @@ pub struct Limits {
 }
 
 /// `[rate]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Per network and path; 0 for no limit.
@@ -143,7 +175,7 @@ pub struct Rate {
 }
 
 /// `[drain]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
     /// How long to go on listening.
@@ -172,6 +204,29 @@ pub struct KeyFile {
     pub file: SecretFile,
 }
 
+/// One secret of a source.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSecret {
+    /// Its name.
+    pub id: KeyId,
+    /// Its file.
+    pub file: SecretFile,
+    /// When it begins to be accepted.
+    #[serde(default)]
+    pub not_before: Option<Moment>,
+    /// When it ends.
+    #[serde(default)]
+    pub not_after: Option<Moment>,
+}
+
+impl SourceSecret {
+    /// When it is accepted.
+    pub fn period(&self) -> Period {
+        Period { not_before: self.not_before, not_after: self.not_after }
+    }
+}
+
 /// `[source.<name>]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,14 +240,40 @@ pub struct Source {
     /// How far a timestamp may be from our clock.
     #[serde(with = "config::duration")]
     pub tolerance: Duration,
-    /// Active secrets.
-    pub secrets: Vec<KeyFile>,
+    /// Its secrets.
+    pub secrets: Vec<SourceSecret>,
+    /// The keys that its senders' client certificates may have; empty if they need none.
+    pub pins: Vec<Pin>,
 }
 
 impl Config {
     /// Loads the file over the defaults, then the variables that begin with `INGEST__`.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         config::load(Spec { name: "ingest", defaults: DEFAULTS, env_prefix: "INGEST" }, file, env)
+    }
+
+    /// Every file that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Listen { certificate, key, client_ca, client_crl, .. } = &self.listen;
+        let paths = [certificate, key, client_ca, client_crl].into_iter().filter_map(ConfigPath::if_set);
+        let secrets = self.source.values().flat_map(|source| &source.secrets).map(|secret| &secret.file);
+        let secrets = secrets.chain([&self.pipeline.edge_key.file]).map(SecretFile::as_path);
+        paths.chain(secrets).map(Path::to_owned).chain(self.kafka.files()).collect()
+    }
+
+    /// The keys whose values differ from `running`'s and take effect only at a start.
+    pub fn restart_keys(&self, running: &Self) -> Vec<String> {
+        let differing = [
+            ("listen.address", self.listen.address != running.listen.address),
+            ("admin.address", self.admin.address != running.admin.address),
+            ("log", self.log != running.log),
+            ("kafka.bootstrap", self.kafka.bootstrap != running.kafka.bootstrap),
+            ("topics.prefix", self.topics.prefix != running.topics.prefix),
+            ("publish", self.publish != running.publish),
+            ("drain", self.drain != running.drain),
+            ("reload.interval", self.reload != running.reload),
+        ];
+        differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
     }
 }
 
@@ -207,6 +288,8 @@ impl Check for Config {
         require(!self.listen.certificate.is_empty(), "listen.certificate", "is required: a PEM file");
         require(!self.listen.key.is_empty(), "listen.key", "is required: a PEM file");
         require(!self.pipeline.edge_key.file.is_empty(), "pipeline.edge_key.file", "is required: a file with the key");
+        let clients = !self.listen.client_ca.is_empty();
+        require(clients || self.listen.client_crl.is_empty(), "listen.client_crl", "needs listen.client_ca");
         require(!self.source.is_empty(), "source", "at least one source is required: [source.<name>]");
         self.publish.check(&mut require);
         self.limits.check(&mut require);
@@ -219,6 +302,7 @@ impl Check for Config {
         require(self.drain.notice < self.drain.deadline, "drain.notice", "must be shorter than drain.deadline");
         for (id, source) in &self.source {
             source.check(&mut |holds, key, sentence| require(holds, &format!("source.{id}.{key}"), sentence));
+            require(clients || source.pins.is_empty(), &format!("source.{id}.pins"), "needs listen.client_ca");
         }
     }
 }
@@ -292,12 +376,16 @@ impl Source {
             "tolerance",
             "must be whole seconds from 30s to 15m",
         );
-        require(self.secrets.len() <= SIGNATURES_MAX, "secrets", "must be at most 5");
+        let periods: Vec<Period> = self.secrets.iter().map(SourceSecret::period).collect();
+        require(Period::overlap(&periods) <= SIGNATURES_MAX, "secrets", "must be at most 5 at any time");
+        require(self.secrets.len() <= SECRETS_MAX, "secrets", "must be at most 20, those not accepted now included");
         require(!self.enabled || !self.secrets.is_empty(), "secrets", "must not be empty while the source is enabled");
         let mut ids = BTreeSet::new();
         for (index, secret) in self.secrets.iter().enumerate() {
             require(ids.insert(&secret.id), &format!("secrets[{index}].id"), "is used twice");
             require(!secret.file.is_empty(), &format!("secrets[{index}].file"), "must not be empty");
+            let period = secret.period();
+            require(!period.is_empty(), &format!("secrets[{index}].not_after"), "must be later than not_before");
         }
     }
 }
@@ -354,6 +442,7 @@ mod tests {
             ("source.acme.path = \"/a\"", "source.acme.path = \"/a?b\"", "source.acme.path"),
             ("source.acme.formats = [\"jwe\"]", "source.acme.formats = []", "source.acme.formats"),
             ("source.off.enabled = false", "source.off.enabled = true", "source.off.secrets"),
+            ("listen.client_ca = \"c\"\nlisten.client_crl = \"c\"", "listen.client_crl = \"c\"", "listen.client_crl"),
         ] {
             assert_eq!(mistakes_with(good), Vec::<String>::new(), "{good}");
             assert_eq!(mistakes_with(bad), [key], "{bad}");
@@ -369,5 +458,36 @@ mod tests {
         assert_eq!(secrets(&["1", "2", "3", "4", "5"]), Vec::<String>::new());
         assert_eq!(secrets(&["1", "2", "3", "4", "5", "6"]), ["source.b.secrets"]);
         assert_eq!(secrets(&["1", "2", "1"]), ["source.b.secrets[2].id"]);
+    }
+
+    #[test]
+    fn five_secrets_may_be_accepted_at_any_time_and_more_one_after_the_other() {
+        let secrets = |periods: &[&str]| {
+            let one = |(id, period): (usize, &&str)| format!("{{id=\"{id}\",file=\"f\"{period}}}");
+            let list: Vec<String> = periods.iter().enumerate().map(one).collect();
+            mistakes_with(&format!("source.b.secrets = [{}]", list.join(",")))
+        };
+        let (old, new) = (",not_after=2026-01-02T00:00:00Z", ",not_before=\"2026-01-02T01:00:00+01:00\"");
+        assert_eq!(secrets(&[old, "", "", "", "", new]), Vec::<String>::new());
+        assert_eq!(secrets(&[old, "", "", "", "", "", new]), ["source.b.secrets"]);
+        assert_eq!(secrets(&[",not_before=2026-01-02T00:00:00Z,not_after=2026-01-02T00:00:01Z"]), Vec::<String>::new());
+        let empty = ",not_before=2026-01-02T00:00:00Z,not_after=2026-01-02T00:00:00Z";
+        assert_eq!(secrets(&[empty]), ["source.b.secrets[0].not_after"]);
+        assert_eq!(secrets(&[",not_after=\"soon\""]), ["source.b.secrets[0].not_after"]);
+        let one_after_the_other =
+            |day| format!(",not_before=2026-01-{day:02}T00:00:00Z,not_after=2026-01-{:02}T00:00:00Z", day + 1);
+        let days: Vec<String> = (1..=21).map(one_after_the_other).collect();
+        let days: Vec<&str> = days.iter().map(String::as_str).collect();
+        assert_eq!(secrets(&days[..20]), Vec::<String>::new());
+        assert_eq!(secrets(&days), ["source.b.secrets"]);
+    }
+
+    #[test]
+    fn pins_need_an_authority_and_a_form() {
+        let pin = format!("source.acme.pins = [\"sha256/{}=\"]", "A".repeat(43));
+        assert_eq!(mistakes_with(&format!("listen.client_ca = \"c\"\n{pin}")), Vec::<String>::new());
+        assert_eq!(mistakes_with(&pin), ["source.acme.pins"]);
+        let bad = "listen.client_ca = \"c\"\nsource.acme.pins = [\"sha256/AAAA\"]";
+        assert_eq!(mistakes_with(bad), ["source.acme.pins[0]"]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use common::clock::Clock;
 use common::config::EXIT_STATUS;
+use common::reload::Hangups;
 use common::shutdown::Group;
 use common::telemetry;
 use ingest::{Config, Deps, StartError};
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     }
     telemetry::install_logging(&config.log);
     telemetry::install_panic_hook();
-    match run(config) {
+    match run(config, arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -81,14 +82,19 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     keep_secrets_in_memory();
     let deadline = config.drain.deadline + END_MARGIN;
     let group = Group::new();
     let deps = Deps { group: group.clone(), clock: Clock::system(), metrics: telemetry::install_metrics() };
     // Before it listens: from then on requests may be under way, and a signal must not cut them off.
-    let asked_to_stop = group.on_signals();
-    ingest::start(config, deps).await?;
+    let (asked_to_stop, hangups) = (group.on_signals(), Hangups::take());
+    let load = move || {
+        let config = Config::load(file.as_deref(), common::config::environment())?;
+        Ok((config, file.iter().cloned().collect()))
+    };
+    let running = ingest::start_from(load, deps).await?;
+    hangups.reload(running.reload().clone(), &group);
     asked_to_stop.await;
     group.cancel();
     anyhow::ensure!(group.wait(deadline).await, "not everything ended within {deadline:?}");

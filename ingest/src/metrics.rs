@@ -10,6 +10,7 @@
 //! | `ingest_verified_total` | `source`, `secret`: configured names. Shows which secrets are still in use |
 //! | `ingest_connections_total` | `outcome`: see [`ConnectionOutcome`]. Every accepted connection is counted exactly once |
 //! | `ingest_connections_open` | none |
+//! | `ingest_config_…`, `ingest_certificate_expiry_timestamp_seconds` | see [`common::reload`] |
 //!
 //! Handles are made once, at the start, and belong to the registry that they were made in.
 
@@ -79,6 +80,8 @@ outcomes! {
         InvalidTimestamp = "invalid_timestamp",
         /// Not a signature of this content by any active secret.
         SignatureInvalid = "signature_invalid",
+        /// Rightly signed, but not on a connection with a client certificate of a key that the source has pinned.
+        ClientCertificateNotPinned = "client_certificate_not_pinned",
         /// Rightly signed, but too old or too new.
         TimestampOutOfTolerance = "timestamp_out_of_tolerance",
         /// Not JSON.
@@ -111,6 +114,14 @@ outcomes! {
         HandshakeTimeout = "handshake_timeout",
         /// The TLS handshake failed: other versions or suites, plain HTTP, garbage.
         HandshakeFailed = "handshake_failed",
+        /// The handshake failed for want of a client certificate.
+        ClientCertificateMissing = "client_certificate_missing",
+        /// The client certificate is expired, or not valid yet.
+        ClientCertificateExpired = "client_certificate_expired",
+        /// The client certificate was revoked.
+        ClientCertificateRevoked = "client_certificate_revoked",
+        /// The client certificate comes from no known authority, has no revocation list, or is not one.
+        ClientCertificateUntrusted = "client_certificate_untrusted",
         /// No whole head within its deadline; also how an idle connection is closed.
         HeadTimeout = "head_timeout",
         /// A head that is not HTTP.

@@ -60,6 +60,10 @@ pub(crate) enum Refusal {
     /// Not a signature of this content by any active secret. The sender's fault, or an attack.
     #[error("{0}")]
     SignatureInvalid(SignatureFault),
+    /// Rightly signed, but without a client certificate whose key the source has pinned. The sender's fault, or a stolen
+    /// secret.
+    #[error("the connection's client certificate is not pinned for this source")]
+    ClientCertificateNotPinned,
     /// Rightly signed, but too old or too new. The sender's fault, or a replay.
     #[error("the timestamp is out of tolerance")]
     TimestampOutOfTolerance,
@@ -191,6 +195,11 @@ impl Refusal {
             Self::SignatureInvalid(_) => {
                 say(StatusCode::UNAUTHORIZED, Outcome::SignatureInvalid, "The signature is not valid for these bytes.")
             }
+            Self::ClientCertificateNotPinned => close(
+                StatusCode::FORBIDDEN,
+                Outcome::ClientCertificateNotPinned,
+                "This source needs a client certificate with a pinned key.",
+            ),
             Self::TimestampOutOfTolerance => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::TimestampOutOfTolerance,
@@ -280,6 +289,7 @@ mod tests {
             (Refusal::InvalidTimestamp, 401, "invalid_timestamp", false),
             (Refusal::SignatureInvalid(SignatureFault::Malformed), 401, "signature_invalid", false),
             (Refusal::SignatureInvalid(SignatureFault::Unknown), 401, "signature_invalid", false),
+            (Refusal::ClientCertificateNotPinned, 403, "client_certificate_not_pinned", true),
             (Refusal::TimestampOutOfTolerance, 401, "timestamp_out_of_tolerance", false),
             (EnvelopeError::InvalidJson.into(), 400, "invalid_json", false),
             (EnvelopeError::InvalidEnvelope("x").into(), 400, "invalid_envelope", false),

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
 use common::tls::ALPN_H2;
 use http::header::{CONNECTION, HeaderValue};
@@ -23,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use rustls::{CertificateError, Error as TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -32,9 +33,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::caps::{Caps, Slot};
+use crate::config::Limits;
 use crate::edge::Edge;
 use crate::metrics::ConnectionOutcome;
 use crate::network::Network;
+use crate::settings::Settings;
 use crate::stage::raw::Client;
 
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
@@ -53,7 +56,6 @@ const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// What all connections share.
 pub(crate) struct Server {
     edge: Arc<Edge>,
-    tls: Arc<ServerConfig>,
     caps: Caps,
     /// Owns the connections' tasks. Its token asks them to end in order.
     group: Group,
@@ -63,9 +65,15 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server that does not listen yet.
-    pub(crate) fn new(edge: Arc<Edge>, tls: Arc<ServerConfig>) -> Self {
-        let caps = Caps::new(&edge.limits);
-        Self { edge, tls, caps, group: Group::new(), abort: CancellationToken::new() }
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        let caps = Caps::new(&edge.settings().limits);
+        Self { edge, caps, group: Group::new(), abort: CancellationToken::new() }
+    }
+
+    /// Lets this take effect, for the edge too: for handshakes and connections that begin from now on.
+    pub(crate) fn apply(&self, settings: Settings) {
+        self.caps.apply(&self.edge.settings().limits, &settings.limits, &self.group);
+        self.edge.apply(settings, &self.group);
     }
 
     /// Accepts connections until the token is cancelled.
@@ -107,12 +115,14 @@ impl Server {
     async fn connection(&self, stream: TcpStream, address: SocketAddr, slot: Slot) {
         let metrics = &self.edge.metrics;
         metrics.connections_open.increment(1);
-        let outcome = match self.handshake(stream).await {
+        let settings = self.edge.settings();
+        let outcome = match self.handshake(stream, &settings).await {
             Ok(stream) => {
-                let life = Arc::new(Life::new(slot.network(), self.group.token().child_token()));
+                let client = Client::new(slot.network(), client_key(&stream));
+                let life = Arc::new(Life::new(client, self.group.token().child_token()));
                 match stream.get_ref().1.alpn_protocol() {
-                    Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life).await,
-                    Some(_) | None => self.http1(stream, &life).await,
+                    Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life, &settings.limits).await,
+                    Some(_) | None => self.http1(stream, &life, &settings.limits).await,
                 }
             }
             Err(outcome) => outcome,
@@ -123,23 +133,27 @@ impl Server {
         drop(slot);
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        settings: &Settings,
+    ) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
         let handshake = async {
             let _permit = self.caps.handshake().await;
             stream.set_nodelay(true)?;
-            TlsAcceptor::from(self.tls.clone()).accept(stream).await
+            // What is in effect now: it may have waited for the permit.
+            TlsAcceptor::from(self.edge.settings().tls.clone()).accept(stream).await
         };
-        let handshake = timeout(self.edge.limits.handshake_deadline, handshake);
+        let handshake = timeout(settings.limits.handshake_deadline, handshake);
         match self.abort.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => Ok(stream),
-            Some(Ok(Err(_refused))) => Err(ConnectionOutcome::HandshakeFailed),
+            Some(Ok(Err(refused))) => Err(handshake_outcome(&refused)),
             Some(Err(_elapsed)) => Err(ConnectionOutcome::HandshakeTimeout),
             None => Err(ConnectionOutcome::Aborted),
         }
     }
 
-    async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
+    async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
         let head_bytes_max = limits.head_bytes_max.as_usize();
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| Box::pin(respond(edge.clone(), service_life.clone(), request)));
@@ -152,7 +166,7 @@ impl Server {
             .max_buf_size(head_bytes_max + 8 * 1024)
             .serve_connection(TokioIo::new(stream), service);
         let outcome = self
-            .drive(life, std::future::pending(), |context, end| {
+            .drive(life, limits, std::future::pending(), |context, end| {
                 if end {
                     Pin::new(&mut connection).graceful_shutdown();
                 }
@@ -168,8 +182,7 @@ impl Server {
         outcome
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
+    async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| respond(edge.clone(), service_life.clone(), request));
         let connection = http2::Builder::new(Executor(self.group.clone()))
@@ -182,7 +195,7 @@ impl Server {
             .keep_alive_timeout(PING_DEADLINE)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
-        self.drive(life, life.idle(limits.head_deadline), |context, end| {
+        self.drive(life, limits, life.idle(limits.head_deadline), |context, end| {
             if end {
                 connection.as_mut().graceful_shutdown();
             }
@@ -196,10 +209,10 @@ impl Server {
     async fn drive(
         &self,
         life: &Life,
+        limits: &Limits,
         idle: impl Future<Output = ()>,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<hyper::Result<()>>,
     ) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
         let mut over = pin!(async {
             tokio::select! {
                 () = life.over.cancelled() => {}
@@ -230,6 +243,28 @@ impl Server {
     }
 }
 
+/// The key of the client's certificate, also where a session was resumed. One that can't be read is no key.
+fn client_key(stream: &TlsStream<TcpStream>) -> Option<KeyPin> {
+    stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| KeyPin::of(certificate).ok())
+}
+
+/// How a handshake that failed is counted.
+fn handshake_outcome(error: &std::io::Error) -> ConnectionOutcome {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(TlsError::NoCertificatesPresented) => ConnectionOutcome::ClientCertificateMissing,
+        // Only a client's certificate is ever checked here.
+        Some(TlsError::InvalidCertificate(why)) => match why {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => ConnectionOutcome::ClientCertificateExpired,
+            CertificateError::Revoked => ConnectionOutcome::ClientCertificateRevoked,
+            _ => ConnectionOutcome::ClientCertificateUntrusted,
+        },
+        Some(_) | None => ConnectionOutcome::HandshakeFailed,
+    }
+}
+
 /// What the requests of one connection share.
 struct Life {
     client: Client,
@@ -240,8 +275,8 @@ struct Life {
 }
 
 impl Life {
-    fn new(network: Network, over: CancellationToken) -> Self {
-        Self { client: Client::new(network), over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    fn new(client: Client, over: CancellationToken) -> Self {
+        Self { client, over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
     }
 
     /// Whether no request is under way.
@@ -288,7 +323,7 @@ async fn respond(
     let _ended = Ended(&life.ended);
     let version = request.version();
     let mut reply = edge.serve(request, &life.client).await;
-    if reply.closes || begun >= edge.limits.requests_per_connection_max {
+    if reply.closes || begun >= edge.settings().limits.requests_per_connection_max {
         life.over.cancel();
         // HTTP/2 says it with a frame of its own.
         if version < Version::HTTP_2 {

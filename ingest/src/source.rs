@@ -1,67 +1,38 @@
 //! The sources: which path leads to which, and by which secrets they are told apart.
 //!
-//! On a path every active secret of every source is worked through, whatever the request shows, so that neither answer
-//! nor time tells which sources exist. A path without an active secret has one that nobody knows.
+//! On a path every secret of every source is worked through, whatever the request shows, so that neither answer nor time
+//! tells which sources exist; those outside their period too, and none of these is accepted. A path whose sources are all
+//! disabled has a secret that nobody knows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use common::config::{Mistake, Mistakes};
+use common::config::{Mistake, Period, SecretFile};
 use common::envelope::Format;
 use common::id::SourceId;
-use common::record::{RecordKey, RecordKeys};
+use common::pin::Pin;
 use common::secret::Secret;
-use common::signature::{Mac, Window};
-use common::tls;
+use common::signature::{MAC_LEN, Mac, Signatures, Timestamp, Window, verify_any};
 use metrics::Counter;
-use rustls::ServerConfig;
 
-use crate::config::{self, Config, KeyFile};
+use crate::config;
 use crate::metrics::EdgeMetrics;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
 
-/// What the files that the configuration names hold: read, and checked together.
-pub(crate) struct Materials {
-    /// The sources by path.
-    pub(crate) routes: Routes,
-    /// Makes records' MACs.
-    pub(crate) keys: RecordKeys,
-    /// Certificate and key.
-    pub(crate) tls: Arc<ServerConfig>,
-}
-
-impl Materials {
-    /// Reads every file, and tells everything that is wrong with any of them.
-    pub(crate) fn load(config: &Config, metrics: &EdgeMetrics) -> Result<Self, Mistakes> {
-        let mut secrets = Secrets::default();
-        let edge_key = &config.pipeline.edge_key;
-        let keys = secrets
-            .load("pipeline.edge_key.file", edge_key)
-            .and_then(|secret| RecordKeys::new(vec![RecordKey::new(edge_key.id.clone(), secret)]));
-        let routes = Routes::load(&config.source, &mut secrets, metrics);
-        let mut mistakes = secrets.mistakes;
-        let tls = tls::server_config(config.listen.certificate.as_path(), config.listen.key.as_path())
-            .map_err(|error| mistakes.push(Mistake::new("listen", error.to_string())));
-        Mistakes::none_in(mistakes)?;
-        let (Some(keys), Ok(tls)) = (keys, tls) else { unreachable!("each that is missing left a mistake") };
-        Ok(Self { routes, keys, tls })
-    }
-}
-
 /// Reads secrets and sees to it that each is used once.
 #[derive(Default)]
-struct Secrets {
+pub(crate) struct Secrets {
     known: Vec<(String, Secret)>,
-    mistakes: Vec<Mistake>,
+    pub(crate) mistakes: Vec<Mistake>,
 }
 
 impl Secrets {
     /// The secret of the file configured at `key`; `None` leaves a mistake.
-    fn load(&mut self, key: &str, file: &KeyFile) -> Option<&Secret> {
+    pub(crate) fn load(&mut self, key: &str, file: &SecretFile) -> Option<&Secret> {
         let mut wrong = |sentence: String| self.mistakes.push(Mistake::new(key, sentence));
-        let secret = match file.file.load() {
+        let secret = match file.load() {
             Ok(secret) => secret,
             Err(error) => {
                 wrong(error.to_string());
@@ -91,30 +62,72 @@ pub(crate) struct Source {
     pub(crate) formats: Vec<Format>,
     /// How far its timestamps may be off.
     pub(crate) window: Window,
+    /// The keys that its senders' certificates may have; empty if they need none.
+    pins: Vec<Pin>,
+}
+
+impl Source {
+    /// Whether a request may come on a connection with this client key.
+    pub(crate) fn admits(&self, client_key: Option<Pin>) -> bool {
+        self.pins.is_empty() || client_key.is_some_and(|key| self.pins.contains(&key))
+    }
 }
 
 /// The sources by path.
 #[derive(Debug)]
-pub(crate) struct Routes(HashMap<String, Arc<Route>>);
+pub(crate) struct Routes {
+    by_path: HashMap<String, Arc<Route>>,
+    /// Of the next path that was not there before.
+    next_index: u32,
+}
 
 /// One path and the sources behind it.
 #[derive(Debug)]
 pub(crate) struct Route {
+    /// The path.
+    pub(crate) path: Box<str>,
     /// Tells paths apart in the rate limiter's table.
     pub(crate) index: u32,
     /// What any of its sources may send.
     pub(crate) formats: Vec<Format>,
-    /// Every active secret of its sources; never empty.
-    pub(crate) candidates: Vec<Candidate>,
+    /// Every secret of its sources; never empty.
+    candidates: Vec<Candidate>,
+    /// The keys that any of its sources has pinned.
+    pins: Vec<Pin>,
+}
+
+impl Route {
+    /// A MAC for each secret, fed with what stands before the body.
+    pub(crate) fn begin(&self, timestamp: &Timestamp) -> Vec<Mac> {
+        self.candidates.iter().map(|candidate| candidate.mac.begin(timestamp)).collect()
+    }
+
+    /// Whose secret made one of the signatures, by the MACs of [`begin`](Self::begin), which have been fed with the body.
+    ///
+    /// Which secrets are accepted now depends on the time, not on the request: those that are not may be left out of the
+    /// comparison.
+    pub(crate) fn verify(&self, macs: Vec<Mac>, signatures: &Signatures, now_s: u64) -> Option<&Owner> {
+        let macs: Vec<[u8; MAC_LEN]> = macs.into_iter().map(Mac::finish).collect();
+        let accepted = self.candidates.iter().zip(macs).filter(|(candidate, _)| candidate.period.holds(now_s));
+        let (candidates, macs): (Vec<&Candidate>, Vec<_>) = accepted.unzip();
+        verify_any(&macs, signatures).and_then(|index| candidates.get(index).and_then(|found| found.owner.as_ref()))
+    }
+
+    /// Whether one of its sources has pinned this key.
+    pub(crate) fn has_pinned(&self, key: Pin) -> bool {
+        self.pins.contains(&key)
+    }
 }
 
 /// A secret that a request may be signed with.
 #[derive(Debug)]
-pub(crate) struct Candidate {
+struct Candidate {
     /// The secret, worked in.
-    pub(crate) mac: Mac,
+    mac: Mac,
+    /// When it is accepted.
+    period: Period,
     /// Whose it is; `None` for the one that nobody knows.
-    pub(crate) owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// Whose secret it is.
@@ -127,36 +140,50 @@ pub(crate) struct Owner {
 }
 
 impl Routes {
-    fn load(sources: &BTreeMap<SourceId, config::Source>, secrets: &mut Secrets, metrics: &EdgeMetrics) -> Self {
+    /// Reads the sources' secrets. Paths that were there before are counted where they were.
+    pub(crate) fn load(
+        sources: &BTreeMap<SourceId, config::Source>,
+        secrets: &mut Secrets,
+        before: Option<&Self>,
+        metrics: &EdgeMetrics,
+    ) -> Self {
         let mut routes: HashMap<String, Route> = HashMap::new();
+        let mut next_index = before.map_or(0, |before| before.next_index);
         for (id, configured) in sources {
-            let index = u32::try_from(routes.len()).expect("a configuration has fewer than 2^32 paths");
-            let route = routes.entry(configured.path.clone()).or_insert_with(|| Route {
-                index,
-                formats: Vec::new(),
-                candidates: Vec::new(),
+            let route = routes.entry(configured.path.clone()).or_insert_with(|| {
+                let known = before.and_then(|before| before.find(&configured.path));
+                let index = known.map_or(next_index, |known| known.index);
+                next_index = next_index.wrapping_add(u32::from(known.is_none()));
+                let path = configured.path.clone().into();
+                Route { path, index, formats: Vec::new(), candidates: Vec::new(), pins: Vec::new() }
             });
             let window = Window { tolerance_s: configured.tolerance.as_secs() };
-            let source = Arc::new(Source { id: id.clone(), formats: configured.formats.clone(), window });
+            let (formats, pins) = (configured.formats.clone(), configured.pins.clone());
+            let source = Arc::new(Source { id: id.clone(), formats, window, pins });
             route.formats.extend(&configured.formats);
-            for (place, file) in configured.secrets.iter().enumerate() {
-                let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), file);
+            if configured.enabled {
+                route.pins.extend(&configured.pins);
+            }
+            for (place, entry) in configured.secrets.iter().enumerate() {
+                let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), &entry.file);
                 if let (Some(secret), true) = (secret, configured.enabled) {
-                    let owner = Owner { source: source.clone(), verified: metrics.verified(id, &file.id) };
-                    route.candidates.push(Candidate { mac: Mac::new(secret), owner: Some(owner) });
+                    let owner = Owner { source: source.clone(), verified: metrics.verified(id, &entry.id) };
+                    let (mac, period) = (Mac::new(secret), entry.period());
+                    route.candidates.push(Candidate { mac, period, owner: Some(owner) });
                 }
             }
         }
         for route in routes.values_mut().filter(|route| route.candidates.is_empty()) {
             let mut unknown = vec![0; 32];
             getrandom::fill(&mut unknown).expect("the system has random bytes");
-            route.candidates.push(Candidate { mac: Mac::new(&Secret::from(unknown)), owner: None });
+            let mac = Mac::new(&Secret::from(unknown));
+            route.candidates.push(Candidate { mac, period: Period::default(), owner: None });
         }
-        Self(routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect())
+        Self { by_path: routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect(), next_index }
     }
 
     /// The route of exactly this path.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
-        self.0.get(path)
+        self.by_path.get(path)
     }
 }

@@ -174,6 +174,11 @@ impl Node {
         Ok(metric(&text, name, labels))
     }
 
+    /// What it says of its readiness: the status, and the conditions as JSON.
+    pub async fn readyz(&self) -> Result<(u16, String)> {
+        get(self.spec.admin, "/readyz").await
+    }
+
     /// Lines of its log, of all its starts, that hold this text.
     pub fn log_lines(&self, text: &str) -> Result<Vec<String>> {
         let log = std::fs::read_to_string(&self.spec.log)?;

@@ -108,6 +108,66 @@ pub mod durations {
     }
 }
 
+/// A moment, configured in RFC 3339, with an offset from UTC: `2026-12-31T23:59:59Z`, as a TOML date or as a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(i64);
+
+impl Moment {
+    /// So many seconds after 1970-01-01 00:00 UTC.
+    pub const fn at(unix_s: i64) -> Self {
+        Self(unix_s)
+    }
+
+    /// Whole seconds since 1970-01-01 00:00 UTC.
+    pub const fn unix_s(self) -> i64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let moment: Result<jiff::Timestamp, _> = text.parse();
+        let wrong = |_| D::Error::invalid_value(Unexpected::Str(&text), &"a time such as 2026-12-31T23:59:59Z");
+        moment.map(|moment| Self(moment.as_second())).map_err(wrong)
+    }
+}
+
+/// The time in which something is accepted: from `not_before` on, until before `not_after`. An end that is not set is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Period {
+    /// Its first second.
+    pub not_before: Option<Moment>,
+    /// The second in which it is over.
+    pub not_after: Option<Moment>,
+}
+
+impl Period {
+    /// Whether a time lies in it.
+    pub fn holds(&self, unix_s: u64) -> bool {
+        let now = Moment(i64::try_from(unix_s).unwrap_or(i64::MAX));
+        self.not_before.is_none_or(|first| first <= now) && self.not_after.is_none_or(|over| now < over)
+    }
+
+    /// Whether no time lies in it.
+    pub fn is_empty(&self) -> bool {
+        self.not_before.zip(self.not_after).is_some_and(|(first, over)| over <= first)
+    }
+
+    /// The most of these that hold at one time.
+    pub fn overlap(periods: &[Self]) -> usize {
+        // As many as ever hold do so when one of them begins.
+        let begins = periods.iter().map(|period| period.not_before.unwrap_or(Moment(i64::MIN)));
+        let at = |now: Moment| {
+            let holds = |period: &&Self| {
+                period.not_before.is_none_or(|first| first <= now) && period.not_after.is_none_or(|over| now < over)
+            };
+            periods.iter().filter(holds).count()
+        };
+        begins.map(at).max().unwrap_or(0)
+    }
+}
+
 /// A path, relative to the directory of the configuration file however it is configured; empty means: not set.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConfigPath(PathBuf);

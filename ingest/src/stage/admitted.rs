@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use common::envelope::Format;
+use common::pin::Pin;
 use common::signature::{NONCE_HEADER, SIGNATURE_HEADER, Signatures, TIMESTAMP_HEADER, Timestamp};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::request::Parts;
+use http::request::Parts as HeadParts;
 use http::uri::Authority;
 use http::{HeaderMap, Method};
 use hyper::body::Body;
@@ -14,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::raw::{Client, RawRequest};
 use crate::edge::Edge;
 use crate::refusal::{Refusal, SignatureFault, Trouble};
+use crate::settings::Settings;
 use crate::source::Route;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -24,11 +26,12 @@ pub(crate) struct Admitted<'a, B> {
     client: &'a Client,
     /// Held until the request is answered.
     permit: OwnedSemaphorePermit,
+    settings: Arc<Settings>,
     route: Arc<Route>,
     signed: Signed,
 }
 
-/// What the head says about the body.
+/// What the head says about the body, and the connection about both.
 #[derive(Debug)]
 pub(crate) struct Signed {
     /// The envelope that the content type announces.
@@ -41,24 +44,27 @@ pub(crate) struct Signed {
     pub(crate) nonce: Option<HeaderValue>,
     /// W3C trace context: not signed, only passed on.
     pub(crate) traceparent: Option<Box<str>>,
+    /// The key of the connection's client certificate.
+    pub(crate) client_key: Option<Pin>,
 }
 
 impl<'a, B: Body> Admitted<'a, B> {
     /// Checks the head.
     pub(crate) fn admit(raw: RawRequest<'a, B>, edge: &Edge) -> Result<Self, Refusal> {
-        let RawRequest { head, body, client } = raw;
+        let RawRequest { head, body, client, settings } = raw;
+        let limits = &settings.limits;
         let headers = &head.headers;
         let uri_len = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
-        if uri_len > edge.limits.uri_bytes_max.as_usize() || headers.len() > edge.limits.header_count_max {
+        if uri_len > limits.uri_bytes_max.as_usize() || headers.len() > limits.header_count_max {
             return Err(Refusal::HeadTooLarge);
         }
         check_host(&head)?;
         check_transfer_encoding(headers)?;
-        let route = edge.routes.find(head.uri.path()).ok_or(Refusal::NotFound)?;
+        let route = settings.routes.find(head.uri.path()).ok_or(Refusal::NotFound)?;
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed);
         }
-        if let Some(rate) = &edge.rate {
+        if let Some(rate) = &settings.rate {
             rate.take(client.network(), route.index, edge.clock.monotonic()).map_err(|wait| {
                 // Rounded up: a sender that waits for so long finds its budget there.
                 Refusal::RateLimited { retry_after_s: wait.as_secs() + u64::from(wait.subsec_nanos() > 0) }
@@ -71,22 +77,41 @@ impl<'a, B: Body> Admitted<'a, B> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(Refusal::UnsupportedEncoding);
         }
-        let signed = signed(headers, format)?;
-        if body.size_hint().lower() > edge.limits.body_bytes_max.as_u64() {
+        let signed = signed(headers, format, client)?;
+        if body.size_hint().lower() > limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
         let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
-        Ok(Self { body, client, permit, route: route.clone(), signed })
+        let route = route.clone();
+        Ok(Self { body, client, permit, settings, route, signed })
+    }
+
+    /// Whether it comes on a connection with a client certificate whose key a source of its path has pinned. Whose request
+    /// it is, only its signature says.
+    #[allow(dead_code, reason = "for the limiter of failed authentications")]
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.client.key().is_some_and(|key| self.route.has_pinned(key))
     }
 
     /// Gives everything to the next stage.
-    pub(super) fn into_parts(self) -> (B, &'a Client, OwnedSemaphorePermit, Arc<Route>, Signed) {
-        (self.body, self.client, self.permit, self.route, self.signed)
+    pub(super) fn into_parts(self) -> Parts<'a, B> {
+        let Self { body, client, permit, settings, route, signed } = self;
+        Parts { body, client, permit, settings, route, signed }
     }
 }
 
+/// What the next stage works with.
+pub(super) struct Parts<'a, B> {
+    pub(super) body: B,
+    pub(super) client: &'a Client,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) settings: Arc<Settings>,
+    pub(super) route: Arc<Route>,
+    pub(super) signed: Signed,
+}
+
 /// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.
-fn check_host(head: &Parts) -> Result<(), Refusal> {
+fn check_host(head: &HeadParts) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host),
@@ -135,7 +160,7 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
 }
 
 /// The scheme's headers, each at most once and each by its grammar.
-fn signed(headers: &HeaderMap, format: Format) -> Result<Signed, Refusal> {
+fn signed(headers: &HeaderMap, format: Format, client: &Client) -> Result<Signed, Refusal> {
     let once = |name| only(headers, name).map_err(|_| Refusal::DuplicateHeader);
     let (signature, timestamp, nonce) = (once(&SIGNATURE_HEADER)?, once(&TIMESTAMP_HEADER)?, once(&NONCE_HEADER)?);
     let (Some(signature), Some(timestamp)) = (signature, timestamp) else { return Err(Refusal::SignatureMissing) };
@@ -143,7 +168,7 @@ fn signed(headers: &HeaderMap, format: Format) -> Result<Signed, Refusal> {
     let signatures =
         Signatures::parse(signature.as_bytes()).map_err(|_| Refusal::SignatureInvalid(SignatureFault::Malformed))?;
     let traceparent = only(headers, &TRACEPARENT).ok().flatten().and_then(traceparent);
-    Ok(Signed { format, timestamp, signatures, nonce: nonce.cloned(), traceparent })
+    Ok(Signed { format, timestamp, signatures, nonce: nonce.cloned(), traceparent, client_key: client.key() })
 }
 
 /// A header that is there more than once.

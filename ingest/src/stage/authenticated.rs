@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::signature::{Mac, verify_any};
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::admitted::{Admitted, Signed};
+use super::admitted::{Admitted, Parts, Signed};
 use super::body;
 use crate::edge::Edge;
 use crate::refusal::{Refusal, SignatureFault};
@@ -24,22 +23,31 @@ pub(crate) struct Authenticated {
 impl Authenticated {
     /// Reads the body, feeding the MAC of every active secret as it comes, and compares.
     ///
-    /// Every secret of the path is worked through and compared without an early exit; the signature decides whose
-    /// request it is.
+    /// Every secret of the path is worked through, whatever the request shows, and those accepted now are compared without
+    /// an early exit; the signature decides whose request it is. What counts is what is in effect when the body is
+    /// complete: by a secret that was retired meanwhile nothing is accepted.
     pub(crate) async fn authenticate<B>(admitted: Admitted<'_, B>, edge: &Edge) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        let (body, client, permit, route, signed) = admitted.into_parts();
-        let mut macs: Vec<Mac> =
-            route.candidates.iter().map(|candidate| candidate.mac.begin(&signed.timestamp)).collect();
-        let body = body::read(body, &edge.limits, |piece| macs.iter_mut().for_each(|mac| mac.update(piece))).await?;
+        let Parts { body, client, permit, settings, route, signed } = admitted.into_parts();
+        let mut macs = route.begin(&signed.timestamp);
+        let body =
+            body::read(body, &settings.limits, |piece| macs.iter_mut().for_each(|mac| mac.update(piece))).await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
-        let macs: Vec<_> = macs.into_iter().map(Mac::finish).collect();
-        let owner = verify_any(&macs, &signed.signatures)
-            .and_then(|index| route.candidates.get(index))
-            .and_then(|candidate| candidate.owner.as_ref())
+        let in_effect = edge.settings();
+        let (route, macs) = if Arc::ptr_eq(&settings, &in_effect) {
+            (route, macs)
+        } else {
+            let route = in_effect.routes.find(&route.path).cloned();
+            let route = route.ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
+            let mut macs = route.begin(&signed.timestamp);
+            macs.iter_mut().for_each(|mac| mac.update(&body));
+            (route, macs)
+        };
+        let owner = route
+            .verify(macs, &signed.signatures, edge.clock.unix_s())
             .ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
         owner.verified.increment(1);
         let source = owner.source.clone();

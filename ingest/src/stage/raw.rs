@@ -1,28 +1,37 @@
 //! A request as the HTTP library parsed it: nothing about it is known yet.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::pin::Pin;
 use http::Request;
 use http::request::Parts;
 
 use crate::network::Network;
+use crate::settings::Settings;
 
 /// The connection that a request came on.
 #[derive(Debug)]
 pub(crate) struct Client {
     network: Network,
+    key: Option<Pin>,
     unread: AtomicBool,
 }
 
 impl Client {
-    /// A client from this network.
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network, unread: AtomicBool::new(false) }
+    /// A client from this network, with the key of its certificate if it has shown one.
+    pub(crate) fn new(network: Network, key: Option<Pin>) -> Self {
+        Self { network, key, unread: AtomicBool::new(false) }
     }
 
     /// Whom it counts for.
     pub(crate) fn network(&self) -> Network {
         self.network
+    }
+
+    /// The key of its certificate, which was valid in the handshake.
+    pub(crate) fn key(&self) -> Option<Pin> {
+        self.key
     }
 
     /// Notes whether a part of the latest body was left unread: then closing must not cut off our answer.
@@ -37,17 +46,18 @@ impl Client {
 }
 
 /// The first stage.
-#[derive(Debug)]
 pub(crate) struct RawRequest<'a, B> {
     pub(crate) head: Parts,
     pub(crate) body: B,
     pub(crate) client: &'a Client,
+    /// What holds for it until its body is complete.
+    pub(crate) settings: Arc<Settings>,
 }
 
 impl<'a, B> RawRequest<'a, B> {
     /// Any request may begin.
-    pub(crate) fn new(request: Request<B>, client: &'a Client) -> Self {
+    pub(crate) fn new(request: Request<B>, client: &'a Client, settings: Arc<Settings>) -> Self {
         let (head, body) = request.into_parts();
-        Self { head, body, client }
+        Self { head, body, client, settings }
     }
 }

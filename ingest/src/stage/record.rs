@@ -17,7 +17,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Checks the envelope's shape and seals the record. The value is the body exactly as it was received.
+    /// Checks the envelope's shape and the client's key, and seals the record. The value is the body exactly as it was received.
     pub(crate) fn seal(fresh: Fresh, keys: &RecordKeys, received_ms: u64) -> Result<Self, Refusal> {
         let (permit, source, signed, body) = fresh.into_parts();
         match Envelope::parse_as(signed.format, &body, &source.id)? {
@@ -25,6 +25,9 @@ impl Record {
                 native.check_nonce_header(signed.nonce.as_ref().map(|nonce| nonce.as_bytes()))?;
             }
             Envelope::Jwe(_) => {}
+        }
+        if !source.admits(signed.client_key) {
+            return Err(Refusal::ClientCertificateNotPinned);
         }
         let head = Head {
             source: source.id.clone(),

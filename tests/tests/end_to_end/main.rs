@@ -14,6 +14,7 @@ mod outage;
 mod patience;
 mod repeats;
 mod secrecy;
+mod secured;
 mod tampering;
 mod transactional_producer;
 mod transactions;
