@@ -15,6 +15,8 @@ use common::telemetry::LogConfig;
 use common::topics::Prefix;
 use serde::Deserialize;
 
+use crate::scheme::Scheme;
+
 /// The manual, and the defaults.
 pub const DEFAULTS: &str = include_str!("../ingest.default.toml");
 
@@ -180,6 +182,8 @@ pub struct Source {
     pub enabled: bool,
     /// Where its senders POST to.
     pub path: String,
+    /// How its senders sign.
+    pub scheme: Scheme,
     /// What its senders may send.
     pub formats: Vec<Format>,
     /// How far a timestamp may be from our clock.
@@ -217,7 +221,14 @@ impl Check for Config {
             "must be more than limits.body_deadline and publish.ack_deadline together",
         );
         require(self.drain.notice < self.drain.deadline, "drain.notice", "must be shorter than drain.deadline");
+        let mut schemes = BTreeMap::new();
         for (id, source) in &self.source {
+            let scheme = schemes.entry(&source.path).or_insert(source.scheme);
+            require(
+                *scheme == source.scheme,
+                &format!("source.{id}.scheme"),
+                "must be that of every source on its path",
+            );
             source.check(&mut |holds, key, sentence| require(holds, &format!("source.{id}.{key}"), sentence));
         }
     }
@@ -340,6 +351,96 @@ mod tests {
             ("limits.uri_bytes_max = \"16KiB\"", "limits.uri_bytes_max = 16385", "limits.uri_bytes_max"),
             ("limits.header_count_max = 8", "limits.header_count_max = 7", "limits.header_count_max"),
             ("limits.connections_max = 1", "limits.connections_max = 0", "limits.connections_max"),
+            ("limits.head_deadline", self.head_deadline),
+            ("limits.body_deadline", self.body_deadline),
+            ("limits.handshake_deadline", self.handshake_deadline),
+            ("limits.connection_age_max", self.connection_age_max),
+        ] {
+            require(!deadline.is_zero(), key, "must not be 0");
+        }
+        for (key, count) in [
+            ("limits.handshakes_max", self.handshakes_max),
+            ("limits.connections_max", self.connections_max),
+            ("limits.connections_per_ip_max", self.connections_per_ip_max),
+            ("limits.requests_in_flight_max", self.requests_in_flight_max),
+        ] {
+            require((1..=1_000_000).contains(&count), key, "must be from 1 to 1000000");
+        }
+        require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
+        require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
+    }
+}
+
+impl Source {
+    fn check(&self, require: &mut Require<'_>) {
+        let plain =
+            |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'`' | b'{' | b'}');
+        require(
+            self.path.starts_with('/') && self.path.len() <= 1024 && self.path.bytes().all(plain),
+            "path",
+            "must begin with / and consist of characters that a URL's path may have",
+        );
+        require(!self.formats.is_empty(), "formats", "must name at least one format");
+        let whole = self.tolerance.subsec_nanos() == 0;
+        let seconds = self.tolerance.as_secs();
+        require(
+            whole && (Window::TOLERANCE_S_MIN..=Window::TOLERANCE_S_MAX).contains(&seconds),
+            "tolerance",
+            "must be whole seconds from 30s to 15m",
+        );
+        require(self.secrets.len() <= SIGNATURES_MAX, "secrets", "must be at most 5");
+        require(!self.enabled || !self.secrets.is_empty(), "secrets", "must not be empty while the source is enabled");
+        let mut ids = BTreeSet::new();
+        for (index, secret) in self.secrets.iter().enumerate() {
+            require(ids.insert(&secret.id), &format!("secrets[{index}].id"), "is used twice");
+            require(!secret.file.is_empty(), &format!("secrets[{index}].file"), "must not be empty");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that is right, with one more line at its end.
+    fn mistakes_with(more: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ingest.toml");
+        let base = "listen.certificate = \"c\"\nlisten.key = \"k\"\npipeline.edge_key.file = \"e\"\n\
+                    source.acme.secrets = [{ id = \"s1\", file = \"s\" }]\n";
+        std::fs::write(&file, format!("{base}{more}")).unwrap();
+        match Config::load(Some(&file), std::iter::empty()) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(|mistake| mistake.key().to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_manual_fits_the_type_and_lacks_only_what_only_the_operator_knows() {
+        assert_eq!(mistakes_with(""), Vec::<String>::new());
+        let bare = Config::load(None, std::iter::empty()).unwrap_err();
+        let keys: Vec<&str> = bare.iter().map(Mistake::key).collect();
+        assert_eq!(keys, ["listen.certificate", "listen.key", "pipeline.edge_key.file", "source"]);
+    }
+
+    #[test]
+    fn relations_have_both_edges() {
+        for (good, bad, key) in [
+            ("limits.body_bytes_max = \"1MiB\"", "limits.body_bytes_max = 1048577", "limits.body_bytes_max"),
+            ("limits.body_bytes_max = 1", "limits.body_bytes_max = 0", "limits.body_bytes_max"),
+            (
+                "limits.head_bytes_max = \"2KiB\"",
+                "limits.head_bytes_max = 1023\nlimits.uri_bytes_max = 9",
+                "limits.head_bytes_max",
+            ),
+            ("limits.uri_bytes_max = \"16KiB\"", "limits.uri_bytes_max = 16385", "limits.uri_bytes_max"),
+            ("limits.header_count_max = 8", "limits.header_count_max = 7", "limits.header_count_max"),
+            ("limits.connections_max = 1", "limits.connections_max = 0", "limits.connections_max"),
+            (
+                "limits.frames_without_request_max = 100",
+                "limits.frames_without_request_max = 99",
+                "limits.frames_without_request_max",
+            ),
             ("limits.head_deadline = \"1ms\"", "limits.head_deadline = \"0s\"", "limits.head_deadline"),
             ("drain.deadline = \"26s\"", "drain.deadline = \"25s\"", "drain.deadline"),
             ("drain.notice = \"29s\"", "drain.notice = \"30s\"", "drain.notice"),
@@ -352,6 +453,11 @@ mod tests {
             ("source.acme.path = \"/a/b%20c\"", "source.acme.path = \"/a b\"", "source.acme.path"),
             ("source.acme.path = \"/\"", "source.acme.path = \"a\"", "source.acme.path"),
             ("source.acme.path = \"/a\"", "source.acme.path = \"/a?b\"", "source.acme.path"),
+            (
+                "source.acme.scheme = \"standard-webhooks\"",
+                "source.b = { scheme = \"standard-webhooks\", secrets = [{ id = \"s1\", file = \"f\" }] }",
+                "source.b.scheme",
+            ),
             ("source.acme.formats = [\"jwe\"]", "source.acme.formats = []", "source.acme.formats"),
             ("source.off.enabled = false", "source.off.enabled = true", "source.off.secrets"),
         ] {

@@ -14,6 +14,7 @@ mod network;
 mod publish;
 mod rate;
 mod refusal;
+mod scheme;
 mod server;
 mod source;
 mod stage;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use metrics::{ConnectionOutcome, Outcome};
+pub use scheme::Scheme;
 
 use edge::Edge;
 use metrics::EdgeMetrics;

@@ -13,11 +13,13 @@ use common::record::{RecordKey, RecordKeys};
 use common::secret::Secret;
 use common::signature::{Mac, Window};
 use common::tls;
+use common::verify::VerifyingKey;
 use metrics::Counter;
 use rustls::ServerConfig;
 
 use crate::config::{self, Config, KeyFile};
 use crate::metrics::EdgeMetrics;
+use crate::scheme::Scheme;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
@@ -80,6 +82,17 @@ impl Secrets {
         self.known.push((key.to_owned(), secret));
         self.known.last().map(|(_, secret)| secret)
     }
+
+    /// The same as a key of a scheme.
+    fn load_key(&mut self, key: &str, file: &KeyFile, scheme: Scheme) -> Option<VerifyingKey> {
+        match scheme.spec().key(self.load(key, file)?) {
+            Ok(found) => Some(found),
+            Err(why) => {
+                self.mistakes.push(Mistake::new(key, format!("the secret {why}")));
+                None
+            }
+        }
+    }
 }
 
 /// One configured source.
@@ -102,17 +115,19 @@ pub(crate) struct Routes(HashMap<String, Arc<Route>>);
 pub(crate) struct Route {
     /// Tells paths apart in the rate limiter's table.
     pub(crate) index: u32,
+    /// How all of its sources sign.
+    pub(crate) scheme: Scheme,
     /// What any of its sources may send.
     pub(crate) formats: Vec<Format>,
     /// Every active secret of its sources; never empty.
     pub(crate) candidates: Vec<Candidate>,
 }
 
-/// A secret that a request may be signed with.
+/// A secret that a request may be signed with, or its public half.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     /// The secret, worked in.
-    pub(crate) mac: Mac,
+    pub(crate) key: VerifyingKey,
     /// Whose it is; `None` for the one that nobody knows.
     pub(crate) owner: Option<Owner>,
 }
@@ -133,6 +148,7 @@ impl Routes {
             let index = u32::try_from(routes.len()).expect("a configuration has fewer than 2^32 paths");
             let route = routes.entry(configured.path.clone()).or_insert_with(|| Route {
                 index,
+                scheme: configured.scheme,
                 formats: Vec::new(),
                 candidates: Vec::new(),
             });
@@ -140,17 +156,18 @@ impl Routes {
             let source = Arc::new(Source { id: id.clone(), formats: configured.formats.clone(), window });
             route.formats.extend(&configured.formats);
             for (place, file) in configured.secrets.iter().enumerate() {
-                let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), file);
-                if let (Some(secret), true) = (secret, configured.enabled) {
+                let key = secrets.load_key(&format!("source.{id}.secrets[{place}].file"), file, configured.scheme);
+                if let (Some(key), true) = (key, configured.enabled) {
                     let owner = Owner { source: source.clone(), verified: metrics.verified(id, &file.id) };
-                    route.candidates.push(Candidate { mac: Mac::new(secret), owner: Some(owner) });
+                    route.candidates.push(Candidate { key, owner: Some(owner) });
                 }
             }
         }
         for route in routes.values_mut().filter(|route| route.candidates.is_empty()) {
             let mut unknown = vec![0; 32];
             getrandom::fill(&mut unknown).expect("the system has random bytes");
-            route.candidates.push(Candidate { mac: Mac::new(&Secret::from(unknown)), owner: None });
+            let key = VerifyingKey::Mac(Mac::new(&Secret::from(unknown)));
+            route.candidates.push(Candidate { key, owner: None });
         }
         Self(routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect())
     }

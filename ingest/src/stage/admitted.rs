@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use common::envelope::Format;
-use common::signature::{NONCE_HEADER, SIGNATURE_HEADER, Signatures, TIMESTAMP_HEADER, Timestamp};
+use common::signature::Timestamp;
+use common::verify::Shown;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::raw::{Client, RawRequest};
 use crate::edge::Edge;
 use crate::refusal::{Refusal, SignatureFault, Trouble};
+use crate::scheme::Scheme;
 use crate::source::Route;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -35,12 +37,23 @@ pub(crate) struct Signed {
     pub(crate) format: Format,
     /// When it was signed.
     pub(crate) timestamp: Timestamp,
+    /// What is signed before the body.
+    pub(crate) before_body: Vec<u8>,
     /// The signatures.
-    pub(crate) signatures: Signatures,
+    pub(crate) signatures: Shown,
     /// The nonce's header: not signed, only compared.
-    pub(crate) nonce: Option<HeaderValue>,
+    pub(crate) nonce: NonceHeader,
     /// W3C trace context: not signed, only passed on.
     pub(crate) traceparent: Option<Box<str>>,
+}
+
+/// The header that repeats the nonce of a native envelope.
+#[derive(Debug)]
+pub(crate) enum NonceHeader {
+    /// The scheme has none.
+    Unused,
+    /// What was there.
+    Is(Option<HeaderValue>),
 }
 
 impl<'a, B: Body> Admitted<'a, B> {
@@ -71,7 +84,7 @@ impl<'a, B: Body> Admitted<'a, B> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(Refusal::UnsupportedEncoding);
         }
-        let signed = signed(headers, format)?;
+        let signed = signed(headers, format, route.scheme)?;
         if body.size_hint().lower() > edge.limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
@@ -99,7 +112,7 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
             let same = authority.is_none_or(|authority| *authority == host);
             if same && !host.as_str().contains('@') { Ok(()) } else { Err(Refusal::BadHost) }
         }
-        (None, Some(_)) if head.version == http::Version::HTTP_2 => Ok(()),
+        (None, Some(_)) if head.version == Version::HTTP_2 => Ok(()),
         (None, _) => Err(Refusal::BadHost),
     }
 }
@@ -135,15 +148,28 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
 }
 
 /// The scheme's headers, each at most once and each by its grammar.
-fn signed(headers: &HeaderMap, format: Format) -> Result<Signed, Refusal> {
+fn signed(headers: &HeaderMap, format: Format, scheme: Scheme) -> Result<Signed, Refusal> {
+    let spec = scheme.spec();
     let once = |name| only(headers, name).map_err(|_| Refusal::DuplicateHeader);
-    let (signature, timestamp, nonce) = (once(&SIGNATURE_HEADER)?, once(&TIMESTAMP_HEADER)?, once(&NONCE_HEADER)?);
-    let (Some(signature), Some(timestamp)) = (signature, timestamp) else { return Err(Refusal::SignatureMissing) };
+    let (signature, timestamp) = (once(&spec.signature)?, once(&spec.timestamp)?);
+    let id = spec.id.as_ref().map(once).transpose()?;
+    let nonce = match spec.nonce.as_ref().map(once).transpose()? {
+        Some(nonce) => NonceHeader::Is(nonce.cloned()),
+        None => NonceHeader::Unused,
+    };
+    let (Some(signature), Some(timestamp), None | Some(Some(_))) = (signature, timestamp, id) else {
+        return Err(Refusal::SignatureMissing);
+    };
+    let id = id.flatten();
     let timestamp = Timestamp::parse(timestamp.as_bytes()).map_err(|_| Refusal::InvalidTimestamp)?;
-    let signatures =
-        Signatures::parse(signature.as_bytes()).map_err(|_| Refusal::SignatureInvalid(SignatureFault::Malformed))?;
+    let malformed = || Refusal::SignatureInvalid(SignatureFault::Malformed);
+    let signatures = spec.signatures(signature).map_err(|_| malformed())?;
+    if !id.is_none_or(|id| spec.is_id(id)) {
+        return Err(malformed());
+    }
+    let before_body = spec.before_body(id, &timestamp);
     let traceparent = only(headers, &TRACEPARENT).ok().flatten().and_then(traceparent);
-    Ok(Signed { format, timestamp, signatures, nonce: nonce.cloned(), traceparent })
+    Ok(Signed { format, timestamp, before_body, signatures, nonce, traceparent })
 }
 
 /// A header that is there more than once.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::signature::{Mac, verify_any};
+use common::verify::Verification;
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -22,7 +22,7 @@ pub(crate) struct Authenticated {
 }
 
 impl Authenticated {
-    /// Reads the body, feeding the MAC of every active secret as it comes, and compares.
+    /// Reads the body, working it through every active secret as it comes, and compares.
     ///
     /// Every secret of the path is worked through and compared without an early exit; the signature decides whose
     /// request it is.
@@ -31,13 +31,13 @@ impl Authenticated {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let (body, client, permit, route, signed) = admitted.into_parts();
-        let mut macs: Vec<Mac> =
-            route.candidates.iter().map(|candidate| candidate.mac.begin(&signed.timestamp)).collect();
-        let body = body::read(body, &edge.limits, |piece| macs.iter_mut().for_each(|mac| mac.update(piece))).await?;
+        let keys = route.candidates.iter().map(|candidate| &candidate.key);
+        let mut verification = Verification::begin(keys, &signed.before_body, &signed.signatures);
+        let body = body::read(body, &edge.limits, |piece| verification.update(piece)).await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
-        let macs: Vec<_> = macs.into_iter().map(Mac::finish).collect();
-        let owner = verify_any(&macs, &signed.signatures)
+        let owner = verification
+            .finish()
             .and_then(|index| route.candidates.get(index))
             .and_then(|candidate| candidate.owner.as_ref())
             .ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;

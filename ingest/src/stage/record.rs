@@ -6,6 +6,7 @@ use common::record::{Head, Header, RecordKeys};
 use common::topics::Topic;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::admitted::NonceHeader;
 use super::fresh::Fresh;
 use crate::refusal::Refusal;
 
@@ -22,7 +23,9 @@ impl Record {
         let (permit, source, signed, body) = fresh.into_parts();
         match Envelope::parse_as(signed.format, &body, &source.id)? {
             Envelope::Native(native) => {
-                native.check_nonce_header(signed.nonce.as_ref().map(|nonce| nonce.as_bytes()))?;
+                if let NonceHeader::Is(header) = &signed.nonce {
+                    native.check_nonce_header(header.as_ref().map(|nonce| nonce.as_bytes()))?;
+                }
             }
             Envelope::Jwe(_) => {}
         }
