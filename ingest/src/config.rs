@@ -16,6 +16,7 @@ use common::topics::Prefix;
 use serde::Deserialize;
 
 use crate::scheme::Scheme;
+use crate::server::connection_bytes_max;
 
 /// The manual, and the defaults.
 pub const DEFAULTS: &str = include_str!("../ingest.default.toml");
@@ -128,6 +129,8 @@ pub struct Limits {
     pub connection_age_max: Duration,
     /// HTTP/2 streams at once on one connection.
     pub streams_per_connection_max: u32,
+    /// HTTP/2 frames that no request explains, on one connection.
+    pub frames_without_request_max: u64,
     /// Requests between their head and their answer.
     pub requests_in_flight_max: usize,
 }
@@ -197,6 +200,18 @@ impl Config {
     /// Loads the file over the defaults, then the variables that begin with `INGEST__`.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         config::load(Spec { name: "ingest", defaults: DEFAULTS, env_prefix: "INGEST" }, file, env)
+    }
+
+    /// What senders can make ingest keep in memory, in bytes, whatever they do: bodies of requests in flight, records that
+    /// wait for the broker, and connections that each fill everything that they may. The process itself comes on top.
+    pub fn memory_bytes_max(&self) -> u64 {
+        /// What Kafka's client keeps for a record beside the record.
+        const QUEUED_RECORD_BYTES: u64 = 1024;
+        let (limits, publish) = (&self.limits, &self.publish);
+        let bodies = limits.requests_in_flight_max as u64 * limits.body_bytes_max.as_u64();
+        let queue = publish.queue_bytes.as_u64() + u64::from(publish.queue_records) * QUEUED_RECORD_BYTES;
+        let connections = limits.connections_max as u64 * connection_bytes_max(limits);
+        bodies + queue + connections
     }
 }
 
@@ -283,91 +298,8 @@ impl Limits {
         }
         require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
         require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
-    }
-}
-
-impl Source {
-    fn check(&self, require: &mut Require<'_>) {
-        let plain =
-            |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'`' | b'{' | b'}');
-        require(
-            self.path.starts_with('/') && self.path.len() <= 1024 && self.path.bytes().all(plain),
-            "path",
-            "must begin with / and consist of characters that a URL's path may have",
-        );
-        require(!self.formats.is_empty(), "formats", "must name at least one format");
-        let whole = self.tolerance.subsec_nanos() == 0;
-        let seconds = self.tolerance.as_secs();
-        require(
-            whole && (Window::TOLERANCE_S_MIN..=Window::TOLERANCE_S_MAX).contains(&seconds),
-            "tolerance",
-            "must be whole seconds from 30s to 15m",
-        );
-        require(self.secrets.len() <= SIGNATURES_MAX, "secrets", "must be at most 5");
-        require(!self.enabled || !self.secrets.is_empty(), "secrets", "must not be empty while the source is enabled");
-        let mut ids = BTreeSet::new();
-        for (index, secret) in self.secrets.iter().enumerate() {
-            require(ids.insert(&secret.id), &format!("secrets[{index}].id"), "is used twice");
-            require(!secret.file.is_empty(), &format!("secrets[{index}].file"), "must not be empty");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A file that is right, with one more line at its end.
-    fn mistakes_with(more: &str) -> Vec<String> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("ingest.toml");
-        let base = "listen.certificate = \"c\"\nlisten.key = \"k\"\npipeline.edge_key.file = \"e\"\n\
-                    source.acme.secrets = [{ id = \"s1\", file = \"s\" }]\n";
-        std::fs::write(&file, format!("{base}{more}")).unwrap();
-        match Config::load(Some(&file), std::iter::empty()) {
-            Ok(_) => Vec::new(),
-            Err(mistakes) => mistakes.iter().map(|mistake| mistake.key().to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn the_manual_fits_the_type_and_lacks_only_what_only_the_operator_knows() {
-        assert_eq!(mistakes_with(""), Vec::<String>::new());
-        let bare = Config::load(None, std::iter::empty()).unwrap_err();
-        let keys: Vec<&str> = bare.iter().map(Mistake::key).collect();
-        assert_eq!(keys, ["listen.certificate", "listen.key", "pipeline.edge_key.file", "source"]);
-    }
-
-    #[test]
-    fn relations_have_both_edges() {
-        for (good, bad, key) in [
-            ("limits.body_bytes_max = \"1MiB\"", "limits.body_bytes_max = 1048577", "limits.body_bytes_max"),
-            ("limits.body_bytes_max = 1", "limits.body_bytes_max = 0", "limits.body_bytes_max"),
-            (
-                "limits.head_bytes_max = \"2KiB\"",
-                "limits.head_bytes_max = 1023\nlimits.uri_bytes_max = 9",
-                "limits.head_bytes_max",
-            ),
-            ("limits.uri_bytes_max = \"16KiB\"", "limits.uri_bytes_max = 16385", "limits.uri_bytes_max"),
-            ("limits.header_count_max = 8", "limits.header_count_max = 7", "limits.header_count_max"),
-            ("limits.connections_max = 1", "limits.connections_max = 0", "limits.connections_max"),
-            ("limits.head_deadline", self.head_deadline),
-            ("limits.body_deadline", self.body_deadline),
-            ("limits.handshake_deadline", self.handshake_deadline),
-            ("limits.connection_age_max", self.connection_age_max),
-        ] {
-            require(!deadline.is_zero(), key, "must not be 0");
-        }
-        for (key, count) in [
-            ("limits.handshakes_max", self.handshakes_max),
-            ("limits.connections_max", self.connections_max),
-            ("limits.connections_per_ip_max", self.connections_per_ip_max),
-            ("limits.requests_in_flight_max", self.requests_in_flight_max),
-        ] {
-            require((1..=1_000_000).contains(&count), key, "must be from 1 to 1000000");
-        }
-        require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
-        require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
+        let frames = self.frames_without_request_max;
+        require(frames >= 100, "limits.frames_without_request_max", "must be at least 100");
     }
 }
 
@@ -464,6 +396,24 @@ mod tests {
             assert_eq!(mistakes_with(good), Vec::<String>::new(), "{good}");
             assert_eq!(mistakes_with(bad), [key], "{bad}");
         }
+    }
+
+    #[test]
+    fn memory_is_the_sum_of_what_is_configured() {
+        let bound = |change: fn(&mut Config)| {
+            let mut config = crate::tests::config();
+            config.limits.requests_in_flight_max = 10;
+            config.limits.connections_max = 10;
+            change(&mut config);
+            config.memory_bytes_max()
+        };
+        let plain = bound(|_| {});
+        assert_eq!(bound(|config| config.limits.requests_in_flight_max = 11) - plain, 256 * 1024);
+        assert_eq!(bound(|config| config.limits.body_bytes_max = ByteSize::kib(257)) - plain, 10 * 1024);
+        assert_eq!(bound(|config| config.publish.queue_bytes = ByteSize::kib(256 * 1024 + 1)) - plain, 1024);
+        assert!(bound(|config| config.limits.connections_max = 11) > plain);
+        assert!(bound(|config| config.limits.head_bytes_max = ByteSize::kib(17)) > plain);
+        assert!(bound(|config| config.limits.streams_per_connection_max = 65) > plain);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod caps;
 pub mod config;
 mod edge;
+mod frames;
 mod metrics;
 mod network;
 mod publish;
@@ -16,6 +17,7 @@ mod rate;
 mod refusal;
 mod scheme;
 mod server;
+mod shares;
 mod source;
 mod stage;
 
@@ -133,6 +135,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     let tls = materials.tls.clone();
     let edge = Arc::new(Edge::new(&config, materials, edge_metrics, clock)?);
     let server = Arc::new(Server::new(edge.clone(), tls));
+    let memory_bytes_max = config.memory_bytes_max();
 
     let health = Health::new();
     health.set(TLS, true);
@@ -158,7 +161,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
         over.cancelled().await;
         drain.run().await;
     });
-    tracing::info!(%local_addr, %admin_addr, "ingest listens");
+    tracing::info!(%local_addr, %admin_addr, memory_bytes_max, "ingest listens");
     Ok(Running { local_addr, admin_addr, health })
 }
 

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod attacks;
 mod connections;
 mod contract;
+mod frames;
 mod lifecycle;
+mod raw;
 mod vectors;
 mod webhooks;
 

@@ -7,7 +7,7 @@ use common::signature::Timestamp;
 use common::verify::Shown;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Version};
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
@@ -62,7 +62,10 @@ impl<'a, B: Body> Admitted<'a, B> {
         let RawRequest { head, body, client } = raw;
         let headers = &head.headers;
         let uri_len = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
-        if uri_len > edge.limits.uri_bytes_max.as_usize() || headers.len() > edge.limits.header_count_max {
+        if uri_len > edge.limits.uri_bytes_max.as_usize()
+            || headers.len() > edge.limits.header_count_max
+            || head_len(&head) > edge.limits.head_bytes_max.as_usize()
+        {
             return Err(Refusal::HeadTooLarge);
         }
         check_host(&head)?;
@@ -96,6 +99,24 @@ impl<'a, B: Body> Admitted<'a, B> {
     pub(super) fn into_parts(self) -> (B, &'a Client, OwnedSemaphorePermit, Arc<Route>, Signed) {
         (self.body, self.client, self.permit, self.route, self.signed)
     }
+}
+
+/// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2). On HTTP/1.1 the HTTP library has counted its bytes.
+fn head_len(head: &Parts) -> usize {
+    const PER_FIELD: usize = 32;
+    if head.version != Version::HTTP_2 {
+        return 0;
+    }
+    let uri = &head.uri;
+    let pseudo = [
+        (":method", head.method.as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", Authority::as_str)),
+        (":path", uri.path_and_query().map_or("", PathAndQuery::as_str)),
+    ];
+    let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + PER_FIELD);
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
+    pseudo.chain(fields).sum()
 }
 
 /// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 
 /// A record for the inbox.
 pub(crate) struct Record {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     headers: Vec<Header>,
     body: Bytes,
 }
@@ -39,7 +39,7 @@ impl Record {
             redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
-        Ok(Self { _permit: permit, headers, body })
+        Ok(Self { permit, headers, body })
     }
 
     /// The record's headers.
@@ -50,5 +50,10 @@ impl Record {
     /// The record's value.
     pub(crate) fn value(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Gives up the body, and keeps the request's place.
+    pub(crate) fn into_permit(self) -> OwnedSemaphorePermit {
+        self.permit
     }
 }
