@@ -8,6 +8,7 @@ mod contract;
 mod frames;
 mod lifecycle;
 mod raw;
+mod rows;
 mod vectors;
 mod webhooks;
 
