@@ -15,5 +15,6 @@ mod patience;
 mod repeats;
 mod secrecy;
 mod tampering;
+mod tls;
 mod transactional_producer;
 mod transactions;
