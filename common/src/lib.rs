@@ -18,3 +18,4 @@ pub mod standard_webhooks;
 pub mod telemetry;
 pub mod tls;
 pub mod topics;
+pub mod verify;

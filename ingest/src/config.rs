@@ -16,6 +16,8 @@ use common::telemetry::LogConfig;
 use common::topics::Prefix;
 use serde::Deserialize;
 
+use crate::scheme::Scheme;
+use crate::server::connection_bytes_max;
 /// Most secrets of one source, whether they are accepted now, were once, or will be: each is worked through for every request
 /// to the source's path.
 const SECRETS_MAX: usize = 4 * SIGNATURES_MAX;
@@ -158,6 +160,8 @@ pub struct Limits {
     pub connection_age_max: Duration,
     /// HTTP/2 streams at once on one connection.
     pub streams_per_connection_max: u32,
+    /// HTTP/2 frames that no request explains, on one connection.
+    pub frames_without_request_max: u64,
     /// Requests between their head and their answer.
     pub requests_in_flight_max: usize,
 }
@@ -235,6 +239,8 @@ pub struct Source {
     pub enabled: bool,
     /// Where its senders POST to.
     pub path: String,
+    /// How its senders sign.
+    pub scheme: Scheme,
     /// What its senders may send.
     pub formats: Vec<Format>,
     /// How far a timestamp may be from our clock.
@@ -275,6 +281,18 @@ impl Config {
         ];
         differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
     }
+
+    /// What senders can make ingest keep in memory, in bytes, whatever they do: bodies of requests in flight, records that
+    /// wait for the broker, and connections that each fill everything that they may. The process itself comes on top.
+    pub fn memory_bytes_max(&self) -> u64 {
+        /// What Kafka's client keeps for a record beside the record.
+        const QUEUED_RECORD_BYTES: u64 = 1024;
+        let (limits, publish) = (&self.limits, &self.publish);
+        let bodies = limits.requests_in_flight_max as u64 * limits.body_bytes_max.as_u64();
+        let queue = publish.queue_bytes.as_u64() + u64::from(publish.queue_records) * QUEUED_RECORD_BYTES;
+        let connections = limits.connections_max as u64 * connection_bytes_max(limits);
+        bodies + queue + connections
+    }
 }
 
 impl Check for Config {
@@ -300,7 +318,14 @@ impl Check for Config {
             "must be more than limits.body_deadline and publish.ack_deadline together",
         );
         require(self.drain.notice < self.drain.deadline, "drain.notice", "must be shorter than drain.deadline");
+        let mut schemes = BTreeMap::new();
         for (id, source) in &self.source {
+            let scheme = schemes.entry(&source.path).or_insert(source.scheme);
+            require(
+                *scheme == source.scheme,
+                &format!("source.{id}.scheme"),
+                "must be that of every source on its path",
+            );
             source.check(&mut |holds, key, sentence| require(holds, &format!("source.{id}.{key}"), sentence));
             require(clients || source.pins.is_empty(), &format!("source.{id}.pins"), "needs listen.client_ca");
         }
@@ -356,6 +381,8 @@ impl Limits {
         }
         require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
         require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
+        let frames = self.frames_without_request_max;
+        require(frames >= 100, "limits.frames_without_request_max", "must be at least 100");
     }
 }
 
@@ -428,6 +455,11 @@ mod tests {
             ("limits.uri_bytes_max = \"16KiB\"", "limits.uri_bytes_max = 16385", "limits.uri_bytes_max"),
             ("limits.header_count_max = 8", "limits.header_count_max = 7", "limits.header_count_max"),
             ("limits.connections_max = 1", "limits.connections_max = 0", "limits.connections_max"),
+            (
+                "limits.frames_without_request_max = 100",
+                "limits.frames_without_request_max = 99",
+                "limits.frames_without_request_max",
+            ),
             ("limits.head_deadline = \"1ms\"", "limits.head_deadline = \"0s\"", "limits.head_deadline"),
             ("drain.deadline = \"26s\"", "drain.deadline = \"25s\"", "drain.deadline"),
             ("drain.notice = \"29s\"", "drain.notice = \"30s\"", "drain.notice"),
@@ -440,6 +472,11 @@ mod tests {
             ("source.acme.path = \"/a/b%20c\"", "source.acme.path = \"/a b\"", "source.acme.path"),
             ("source.acme.path = \"/\"", "source.acme.path = \"a\"", "source.acme.path"),
             ("source.acme.path = \"/a\"", "source.acme.path = \"/a?b\"", "source.acme.path"),
+            (
+                "source.acme.scheme = \"standard-webhooks\"",
+                "source.b = { scheme = \"standard-webhooks\", secrets = [{ id = \"s1\", file = \"f\" }] }",
+                "source.b.scheme",
+            ),
             ("source.acme.formats = [\"jwe\"]", "source.acme.formats = []", "source.acme.formats"),
             ("source.off.enabled = false", "source.off.enabled = true", "source.off.secrets"),
             ("listen.client_ca = \"c\"\nlisten.client_crl = \"c\"", "listen.client_crl = \"c\"", "listen.client_crl"),
@@ -447,6 +484,24 @@ mod tests {
             assert_eq!(mistakes_with(good), Vec::<String>::new(), "{good}");
             assert_eq!(mistakes_with(bad), [key], "{bad}");
         }
+    }
+
+    #[test]
+    fn memory_is_the_sum_of_what_is_configured() {
+        let bound = |change: fn(&mut Config)| {
+            let mut config = crate::tests::config();
+            config.limits.requests_in_flight_max = 10;
+            config.limits.connections_max = 10;
+            change(&mut config);
+            config.memory_bytes_max()
+        };
+        let plain = bound(|_| {});
+        assert_eq!(bound(|config| config.limits.requests_in_flight_max = 11) - plain, 256 * 1024);
+        assert_eq!(bound(|config| config.limits.body_bytes_max = ByteSize::kib(257)) - plain, 10 * 1024);
+        assert_eq!(bound(|config| config.publish.queue_bytes = ByteSize::kib(256 * 1024 + 1)) - plain, 1024);
+        assert!(bound(|config| config.limits.connections_max = 11) > plain);
+        assert!(bound(|config| config.limits.head_bytes_max = ByteSize::kib(17)) > plain);
+        assert!(bound(|config| config.limits.streams_per_connection_max = 65) > plain);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Edge {
         let authenticated = Authenticated::authenticate(admitted, self).await?;
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
         let record = Record::seal(fresh, &self.settings().keys, self.clock.unix_ms())?;
-        self.publisher.publish(&record, &self.metrics).await
+        self.publisher.publish(record, &self.metrics).await
     }
 }
 

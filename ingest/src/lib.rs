@@ -11,13 +11,16 @@
 mod caps;
 pub mod config;
 mod edge;
+mod frames;
 mod metrics;
 mod network;
 mod publish;
 mod rate;
 mod refusal;
+mod scheme;
 mod server;
 mod settings;
+mod shares;
 mod source;
 mod stage;
 
@@ -43,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use metrics::{ConnectionOutcome, Outcome};
+pub use scheme::Scheme;
 
 use edge::Edge;
 use metrics::EdgeMetrics;
@@ -156,6 +160,7 @@ pub async fn start_from(
     let facts = Facts { restart: Vec::new(), expiries: settings.expiries.clone() };
     let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone())?);
     let server = Arc::new(Server::new(edge.clone()));
+    let memory_bytes_max = config.memory_bytes_max();
 
     let health = Health::new();
     health.set(TLS, true);
@@ -188,7 +193,7 @@ pub async fn start_from(
         over.cancelled().await;
         drain.run().await;
     });
-    tracing::info!(%local_addr, %admin_addr, "ingest listens");
+    tracing::info!(%local_addr, %admin_addr, memory_bytes_max, "ingest listens");
     Ok(Running { local_addr, admin_addr, health, reload })
 }
 

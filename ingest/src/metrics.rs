@@ -128,6 +128,8 @@ outcomes! {
         MalformedHead = "malformed_head",
         /// A head over the limit, refused by the HTTP library.
         HeadTooLarge = "head_too_large",
+        /// Ended by us: an HTTP/2 peer that sent frames without end, but for requests.
+        Flooded = "flooded",
         /// Broken off, or against the protocol.
         Broken = "broken",
         /// Not done in time after we asked it to end.

@@ -57,12 +57,14 @@ impl Publisher {
     /// Publishes a record and waits for its acknowledgement, at most the deadline.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, record: &Record, metrics: &EdgeMetrics) -> Result<(), Refusal> {
+    pub(crate) async fn publish(&self, record: Record, metrics: &EdgeMetrics) -> Result<(), Refusal> {
         let handed_over = self.clock.monotonic();
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         // Held until the answer: the last handle of a producer purges what is in it.
         let producer = self.producer.load_full();
         let delivery = producer.send(outgoing, record.headers())?;
+        // The producer has a copy: while it is on its way there is no second one.
+        let _permit = record.into_permit();
         // The library has the same deadline, but looks at it only now and then.
         match tokio::time::timeout(self.ack_deadline, delivery).await {
             Ok(acknowledged) => acknowledged?,

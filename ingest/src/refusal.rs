@@ -180,17 +180,17 @@ impl Refusal {
             Self::SignatureMissing => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::SignatureMissing,
-                "X-Webhook-Signature and X-Webhook-Timestamp are required.",
+                "A header that the signature scheme needs is missing.",
             ),
             Self::DuplicateHeader => say(
                 StatusCode::BAD_REQUEST,
                 Outcome::DuplicateHeader,
-                "X-Webhook-Signature, X-Webhook-Timestamp and X-Encryption-Nonce may each be sent once.",
+                "Each header of the signature scheme may be sent once.",
             ),
             Self::InvalidTimestamp => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::InvalidTimestamp,
-                "X-Webhook-Timestamp must be whole seconds since 1970, in plain digits.",
+                "The timestamp must be whole seconds since 1970, in plain digits.",
             ),
             Self::SignatureInvalid(_) => {
                 say(StatusCode::UNAUTHORIZED, Outcome::SignatureInvalid, "The signature is not valid for these bytes.")
@@ -266,8 +266,13 @@ impl From<ProduceError> for Refusal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What is answered, with its code.
+    pub(crate) fn answers() -> Vec<(Answer, &'static str)> {
+        table().iter().map(|(refusal, _, code, _)| (refusal.answer(), *code)).collect()
+    }
 
     /// One refusal per variant, with the status and the code of the contract's row and whether it closes.
     fn table() -> Vec<(Refusal, u16, &'static str, bool)> {

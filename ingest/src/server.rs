@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,9 +35,11 @@ use tokio_util::sync::CancellationToken;
 use crate::caps::{Caps, Slot};
 use crate::config::Limits;
 use crate::edge::Edge;
+use crate::frames::Metered;
 use crate::metrics::ConnectionOutcome;
 use crate::network::Network;
 use crate::settings::Settings;
+use crate::shares::Shares;
 use crate::stage::raw::Client;
 
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
@@ -46,17 +48,46 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// reset the connection and take the answer away from the sender.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// HTTP/2 windows: one body of the default limit per stream, a few per connection.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2 windows: what may be under way on a stream, and on a connection, before it is read. Large enough for 2.5 MB/s at a
+/// round trip of 100 ms, and small, since every connection could fill its own.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// The largest HTTP/2 frame that is read.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// What a TLS connection keeps: a record coming, its plaintext, records going.
+const TLS_BYTES: u64 = 64 * 1024;
+/// What the HTTP libraries keep for a connection beside what it sends, and for an HTTP/2 stream.
+const CONNECTION_BYTES: u64 = 32 * 1024;
+const STREAM_BYTES: u64 = 4 * 1024;
 /// An HTTP/2 connection whose peer does not answer a ping for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// HTTP/2 frames that a request explains, above those that a connection may send anyhow: HEADERS, CONTINUATION, RST_STREAM,
+/// WINDOW_UPDATE, and pings that measure its way.
+const FRAMES_PER_REQUEST: u64 = 32;
+/// How long a goodbye and answers that are written already may take to leave a connection that is flooded.
+const FLOODED_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What one connection takes at most, beside the bodies of requests that are under way: as much as an HTTP/2 connection that
+/// fills everything that it may. One of HTTP/1.1 has a buffer for one head instead.
+pub(crate) fn connection_bytes_max(limits: &Limits) -> u64 {
+    // A head that is not whole yet, as it came and as it was read.
+    let heads = 2 * head_list_bytes_max(limits);
+    let streams = u64::from(limits.streams_per_connection_max) * STREAM_BYTES;
+    TLS_BYTES + CONNECTION_BYTES + u64::from(CONNECTION_WINDOW_BYTES) + 2 * u64::from(FRAME_BYTES_MAX) + heads + streams
+}
+
+/// The longest HTTP/2 head that the library reads: twice the limit, so that what lies between is refused, and counted, by us.
+/// Beyond it, the library answers 431 by itself.
+fn head_list_bytes_max(limits: &Limits) -> u64 {
+    2 * limits.head_bytes_max.as_u64()
+}
 
 /// What all connections share.
 pub(crate) struct Server {
     edge: Arc<Edge>,
     caps: Caps,
+    shares: Shares,
     /// Owns the connections' tasks. Its token asks them to end in order.
     group: Group,
     /// Ends those that did not.
@@ -67,12 +98,14 @@ impl Server {
     /// A server that does not listen yet.
     pub(crate) fn new(edge: Arc<Edge>) -> Self {
         let caps = Caps::new(&edge.settings().limits);
-        Self { edge, caps, group: Group::new(), abort: CancellationToken::new() }
+        let shares = Shares::new(edge.settings().limits.handshakes_max);
+        Self { edge, caps, shares, group: Group::new(), abort: CancellationToken::new() }
     }
 
     /// Lets this take effect, for the edge too: for handshakes and connections that begin from now on.
     pub(crate) fn apply(&self, settings: Settings) {
         self.caps.apply(&self.edge.settings().limits, &settings.limits, &self.group);
+        self.shares.resize(settings.limits.handshakes_max);
         self.edge.apply(settings, &self.group);
     }
 
@@ -116,7 +149,7 @@ impl Server {
         let metrics = &self.edge.metrics;
         metrics.connections_open.increment(1);
         let settings = self.edge.settings();
-        let outcome = match self.handshake(stream, &settings).await {
+        let outcome = match self.handshake(stream, slot.network(), &settings).await {
             Ok(stream) => {
                 let client = Client::new(slot.network(), client_key(&stream));
                 let life = Arc::new(Life::new(client, self.group.token().child_token()));
@@ -136,9 +169,11 @@ impl Server {
     async fn handshake(
         &self,
         stream: TcpStream,
+        network: Network,
         settings: &Settings,
     ) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
         let handshake = async {
+            let _share = self.shares.take(network).await;
             let _permit = self.caps.handshake().await;
             stream.set_nodelay(true)?;
             // What is in effect now: it may have waited for the permit.
@@ -185,9 +220,12 @@ impl Server {
     async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| respond(edge.clone(), service_life.clone(), request));
+        let (frames_max, metered_life) = (limits.frames_without_request_max, life.clone());
+        let stream = Metered::new(stream, move |count| metered_life.bears(count, frames_max));
         let connection = http2::Builder::new(Executor(self.group.clone()))
             .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(limits.head_bytes_max.as_u64()).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(head_list_bytes_max(limits)).unwrap_or(u32::MAX))
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(limits.streams_per_connection_max)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -228,14 +266,16 @@ impl Server {
                 // As long as a request may take whose head is coming just now, or that has just begun.
                 let request = limits.body_deadline + self.edge.publisher.ack_deadline();
                 let longest = if life.is_quiet() { Duration::ZERO } else { request };
-                patience = Some(Box::pin(sleep(limits.head_deadline + longest)));
+                let longest = if life.is_flooded() { FLOODED_DEADLINE } else { limits.head_deadline + longest };
+                patience = Some(Box::pin(sleep(longest)));
             }
             if let Poll::Ready(result) = poll(context, end) {
                 return Poll::Ready(result.map_or_else(|error| life.outcome(&error), |()| ConnectionOutcome::Ended));
             }
             let impatient = patience.as_mut().is_some_and(|patience| patience.as_mut().poll(context).is_ready());
             if impatient || abort.as_mut().poll(context).is_ready() {
-                return Poll::Ready(ConnectionOutcome::Aborted);
+                let flooded = life.is_flooded();
+                return Poll::Ready(if flooded { ConnectionOutcome::Flooded } else { ConnectionOutcome::Aborted });
             }
             Poll::Pending
         })
@@ -272,11 +312,28 @@ struct Life {
     over: CancellationToken,
     begun: AtomicU64,
     ended: AtomicU64,
+    flooded: AtomicBool,
 }
 
 impl Life {
     fn new(client: Client, over: CancellationToken) -> Self {
-        Self { client, over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+        Self { client, over, begun: AtomicU64::new(0), ended: AtomicU64::new(0), flooded: AtomicBool::new(false) }
+    }
+
+    /// Whether a connection may have sent so many frames. If not, it is over.
+    fn bears(&self, frames: u64, frames_max: u64) -> bool {
+        let requests = self.begun.load(Ordering::Relaxed);
+        let bears = frames <= frames_max.saturating_add(requests.saturating_mul(FRAMES_PER_REQUEST));
+        if !bears {
+            self.flooded.store(true, Ordering::Relaxed);
+            self.over.cancel();
+        }
+        bears
+    }
+
+    /// Whether the connection is over because of its frames.
+    fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// Whether no request is under way.
@@ -292,6 +349,8 @@ impl Life {
             ConnectionOutcome::HeadTooLarge
         } else if error.is_parse() {
             ConnectionOutcome::MalformedHead
+        } else if self.is_flooded() || is_flood(error) {
+            ConnectionOutcome::Flooded
         } else if is_transport(error) && self.is_quiet() {
             // Many clients just leave, without telling TLS.
             ConnectionOutcome::Ended
@@ -335,14 +394,20 @@ async fn respond(
 
 /// Whether it was the transport that failed, rather than the protocol on it.
 fn is_transport(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.is::<std::io::Error>() || error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error)
+        .any(|cause| cause.is::<std::io::Error>() || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io))
+}
+
+/// Whether the HTTP library ended it because there was too much of something.
+fn is_flood(error: &hyper::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|error| error.is_library() && error.is_go_away() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// What is behind an error, from the outside in.
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 /// Counts a request's end, also when its sender went away.

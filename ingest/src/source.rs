@@ -12,11 +12,13 @@ use common::envelope::Format;
 use common::id::SourceId;
 use common::pin::Pin;
 use common::secret::Secret;
-use common::signature::{MAC_LEN, Mac, Signatures, Timestamp, Window, verify_any};
+use common::signature::{Mac, Window};
+use common::verify::{Shown, Verification, VerifyingKey};
 use metrics::Counter;
 
 use crate::config;
 use crate::metrics::EdgeMetrics;
+use crate::scheme::Scheme;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
@@ -50,6 +52,17 @@ impl Secrets {
         }
         self.known.push((key.to_owned(), secret));
         self.known.last().map(|(_, secret)| secret)
+    }
+
+    /// The same as a key of a scheme.
+    fn load_key(&mut self, key: &str, file: &SecretFile, scheme: Scheme) -> Option<VerifyingKey> {
+        match scheme.spec().key(self.load(key, file)?) {
+            Ok(found) => Some(found),
+            Err(why) => {
+                self.mistakes.push(Mistake::new(key, format!("the secret {why}")));
+                None
+            }
+        }
     }
 }
 
@@ -88,6 +101,8 @@ pub(crate) struct Route {
     pub(crate) path: Box<str>,
     /// Tells paths apart in the rate limiter's table.
     pub(crate) index: u32,
+    /// How all of its sources sign.
+    pub(crate) scheme: Scheme,
     /// What any of its sources may send.
     pub(crate) formats: Vec<Format>,
     /// Every secret of its sources; never empty.
@@ -97,20 +112,16 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// A MAC for each secret, fed with what stands before the body.
-    pub(crate) fn begin(&self, timestamp: &Timestamp) -> Vec<Mac> {
-        self.candidates.iter().map(|candidate| candidate.mac.begin(timestamp)).collect()
+    /// Begins a verification by every secret, with what stands before the body.
+    pub(crate) fn begin<'s>(&self, before_body: &[u8], shown: &'s Shown) -> Verification<'s> {
+        Verification::begin(self.candidates.iter().map(|candidate| &candidate.key), before_body, shown)
     }
 
-    /// Whose secret made one of the signatures, by the MACs of [`begin`](Self::begin), which have been fed with the body.
-    ///
-    /// Which secrets are accepted now depends on the time, not on the request: those that are not may be left out of the
-    /// comparison.
-    pub(crate) fn verify(&self, macs: Vec<Mac>, signatures: &Signatures, now_s: u64) -> Option<&Owner> {
-        let macs: Vec<[u8; MAC_LEN]> = macs.into_iter().map(Mac::finish).collect();
-        let accepted = self.candidates.iter().zip(macs).filter(|(candidate, _)| candidate.period.holds(now_s));
-        let (candidates, macs): (Vec<&Candidate>, Vec<_>) = accepted.unzip();
-        verify_any(&macs, signatures).and_then(|index| candidates.get(index).and_then(|found| found.owner.as_ref()))
+    /// Whose secret made one of the signatures, by a verification of [`begin`](Self::begin) that was given the body.
+    pub(crate) fn verify(&self, verification: Verification<'_>, now_s: u64) -> Option<&Owner> {
+        let accepted =
+            |index| self.candidates.get(index).is_some_and(|candidate: &Candidate| candidate.period.holds(now_s));
+        verification.finish(accepted).and_then(|index| self.candidates.get(index)?.owner.as_ref())
     }
 
     /// Whether one of its sources has pinned this key.
@@ -119,11 +130,11 @@ impl Route {
     }
 }
 
-/// A secret that a request may be signed with.
+/// A secret that a request may be signed with, or its public half.
 #[derive(Debug)]
 struct Candidate {
     /// The secret, worked in.
-    mac: Mac,
+    key: VerifyingKey,
     /// When it is accepted.
     period: Period,
     /// Whose it is; `None` for the one that nobody knows.
@@ -155,7 +166,8 @@ impl Routes {
                 let index = known.map_or(next_index, |known| known.index);
                 next_index = next_index.wrapping_add(u32::from(known.is_none()));
                 let path = configured.path.clone().into();
-                Route { path, index, formats: Vec::new(), candidates: Vec::new(), pins: Vec::new() }
+                let scheme = configured.scheme;
+                Route { path, index, scheme, formats: Vec::new(), candidates: Vec::new(), pins: Vec::new() }
             });
             let window = Window { tolerance_s: configured.tolerance.as_secs() };
             let (formats, pins) = (configured.formats.clone(), configured.pins.clone());
@@ -165,19 +177,19 @@ impl Routes {
                 route.pins.extend(&configured.pins);
             }
             for (place, entry) in configured.secrets.iter().enumerate() {
-                let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), &entry.file);
-                if let (Some(secret), true) = (secret, configured.enabled) {
+                let key = format!("source.{id}.secrets[{place}].file");
+                let key = secrets.load_key(&key, &entry.file, configured.scheme);
+                if let (Some(key), true) = (key, configured.enabled) {
                     let owner = Owner { source: source.clone(), verified: metrics.verified(id, &entry.id) };
-                    let (mac, period) = (Mac::new(secret), entry.period());
-                    route.candidates.push(Candidate { mac, period, owner: Some(owner) });
+                    route.candidates.push(Candidate { key, period: entry.period(), owner: Some(owner) });
                 }
             }
         }
         for route in routes.values_mut().filter(|route| route.candidates.is_empty()) {
             let mut unknown = vec![0; 32];
             getrandom::fill(&mut unknown).expect("the system has random bytes");
-            let mac = Mac::new(&Secret::from(unknown));
-            route.candidates.push(Candidate { mac, period: Period::default(), owner: None });
+            let key = VerifyingKey::Mac(Mac::new(&Secret::from(unknown)));
+            route.candidates.push(Candidate { key, period: Period::default(), owner: None });
         }
         Self { by_path: routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect(), next_index }
     }

@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod attacks;
 mod connections;
 mod contract;
+mod frames;
 mod lifecycle;
 mod mtls;
+mod raw;
 mod reload;
+mod rows;
 mod vectors;
+mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -191,15 +196,53 @@ impl Edge {
         Http2::over(self, self.connect("h2").await).await
     }
 
-    /// Sends the same on both protocols, each on a connection of its own; both answers must be the contract's.
+    /// Sends the same on both protocols, each on a connection of its own; both answers must be the contract's, and nothing
+    /// else may be counted. That a refusal leaves no record is seen at the end.
     async fn check(&self, ask: &Ask, status: u16, code: &str) -> [Reply; 2] {
-        let before = self.outcome(code);
+        let before = self.counts();
         let replies = [self.http1().await.ask(ask).await, self.http2().await.ask(ask).await];
         for reply in &replies {
             reply.check(status, code);
         }
-        assert_eq!(self.outcome(code), before + 2.0, "{code} is counted once per request");
+        self.counted(&before, &[(code, 2.0)]);
         replies
+    }
+
+    /// The same for many that leave the connection open: all on one connection of each protocol. Answers every body, less
+    /// what differs from request to request.
+    async fn check_each(&self, asks: &[Ask], status: u16, code: &str) -> BTreeSet<String> {
+        let (mut http1, mut http2) = (self.http1().await, self.http2().await);
+        let mut bodies = BTreeSet::new();
+        for ask in asks {
+            let before = self.counts();
+            for reply in [http1.ask(ask).await, http2.ask(ask).await] {
+                assert_eq!(reply.status, status, "{ask:?}: {reply:?}");
+                reply.check(status, code);
+                assert!(!reply.says_close(), "{ask:?}: {reply:?}");
+                bodies.insert(reply.without_id());
+            }
+            self.counted(&before, &[(code, 2.0)]);
+        }
+        bodies
+    }
+
+    /// Requests so far, by outcome.
+    fn counts(&self) -> BTreeMap<&'static str, f64> {
+        let shown = self.metrics.render();
+        let count = |outcome: &str| {
+            let series = format!("ingest_requests_total{{outcome=\"{outcome}\"}} ");
+            shown.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        };
+        Outcome::ALL.iter().map(|outcome| (outcome.as_str(), count(outcome.as_str()))).collect()
+    }
+
+    /// Whether since then so many requests had these outcomes, and none another.
+    fn counted(&self, before: &BTreeMap<&'static str, f64>, expect: &[(&str, f64)]) {
+        let after = self.counts();
+        for (outcome, count) in &after {
+            let expect = expect.iter().filter(|(code, _)| code == outcome).map(|(_, count)| count).sum::<f64>();
+            assert_eq!(count - before[outcome], expect, "{outcome}: {before:?} {after:?}");
+        }
     }
 
     /// Everything in the inbox, with its MAC checked.

@@ -16,6 +16,7 @@ mod ports;
 mod process;
 mod python;
 mod redis;
+mod rows;
 mod service;
 mod symbols;
 mod test;
@@ -68,6 +69,8 @@ enum Step {
     Kafka(kafka::Arguments),
     /// Run a local Redis for development
     Redis(redis::Arguments),
+    /// Run the tests of what ingest answers, row by row
+    Rows(rows::Arguments),
     /// Make the Python environments of the tests
     Python,
 }
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),
+        Step::Rows(arguments) => rows::run(&arguments),
         Step::Python => python::run(),
     };
     match outcome {

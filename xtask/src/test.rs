@@ -8,6 +8,7 @@
 //! | `KAFKA_LIBS` | Kafka's jars, for its own tools; not where Kafka comes from elsewhere |
 //! | `REDIS_URL` | the Redis that all tests share |
 //! | `PYTHON_HTTPX_027`, `PYTHON_HTTPX_028` | interpreters with httpx 0.27.2 and 0.28.1, cryptography, joserfc and requests |
+//! | `PYTHON_SSLYZE` | an interpreter with sslyze |
 //! | `SEALSTREAM_BIN_DIR` | the folder of the binaries `ingest`, `processor` and `sealstream` |
 //! | `SEALSTREAM_XTASK` | this program: `kafka --state DIR up --own --until-eof` gives a test brokers that it may stop |
 

@@ -21,7 +21,7 @@ pub(crate) struct Authenticated {
 }
 
 impl Authenticated {
-    /// Reads the body, feeding the MAC of every active secret as it comes, and compares.
+    /// Reads the body, working it through every active secret as it comes, and compares.
     ///
     /// Every secret of the path is worked through, whatever the request shows, and those accepted now are compared without
     /// an early exit; the signature decides whose request it is. What counts is what is in effect when the body is
@@ -31,23 +31,22 @@ impl Authenticated {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let Parts { body, client, permit, settings, route, signed } = admitted.into_parts();
-        let mut macs = route.begin(&signed.timestamp);
-        let body =
-            body::read(body, &settings.limits, |piece| macs.iter_mut().for_each(|mac| mac.update(piece))).await?;
+        let mut verification = route.begin(&signed.before_body, &signed.signatures);
+        let body = body::read(body, &settings.limits, |piece| verification.update(piece)).await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
         let in_effect = edge.settings();
-        let (route, macs) = if Arc::ptr_eq(&settings, &in_effect) {
-            (route, macs)
+        let (route, verification) = if Arc::ptr_eq(&settings, &in_effect) {
+            (route, verification)
         } else {
-            let route = in_effect.routes.find(&route.path).cloned();
-            let route = route.ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
-            let mut macs = route.begin(&signed.timestamp);
-            macs.iter_mut().for_each(|mac| mac.update(&body));
-            (route, macs)
+            let now = in_effect.routes.find(&route.path).filter(|now| now.scheme == route.scheme).cloned();
+            let now = now.ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
+            let mut verification = now.begin(&signed.before_body, &signed.signatures);
+            verification.update(&body);
+            (now, verification)
         };
         let owner = route
-            .verify(macs, &signed.signatures, edge.clock.unix_s())
+            .verify(verification, edge.clock.unix_s())
             .ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
         owner.verified.increment(1);
         let source = owner.source.clone();

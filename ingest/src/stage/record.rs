@@ -6,12 +6,13 @@ use common::record::{Head, Header, RecordKeys};
 use common::topics::Topic;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::admitted::NonceHeader;
 use super::fresh::Fresh;
 use crate::refusal::Refusal;
 
 /// A record for the inbox.
 pub(crate) struct Record {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     headers: Vec<Header>,
     body: Bytes,
 }
@@ -22,7 +23,9 @@ impl Record {
         let (permit, source, signed, body) = fresh.into_parts();
         match Envelope::parse_as(signed.format, &body, &source.id)? {
             Envelope::Native(native) => {
-                native.check_nonce_header(signed.nonce.as_ref().map(|nonce| nonce.as_bytes()))?;
+                if let NonceHeader::Is(header) = &signed.nonce {
+                    native.check_nonce_header(header.as_ref().map(|nonce| nonce.as_bytes()))?;
+                }
             }
             Envelope::Jwe(_) => {}
         }
@@ -39,7 +42,7 @@ impl Record {
             redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
-        Ok(Self { _permit: permit, headers, body })
+        Ok(Self { permit, headers, body })
     }
 
     /// The record's headers.
@@ -50,5 +53,10 @@ impl Record {
     /// The record's value.
     pub(crate) fn value(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Gives up the body, and keeps the request's place.
+    pub(crate) fn into_permit(self) -> OwnedSemaphorePermit {
+        self.permit
     }
 }

@@ -16,5 +16,6 @@ mod repeats;
 mod secrecy;
 mod secured;
 mod tampering;
+mod tls;
 mod transactional_producer;
 mod transactions;
