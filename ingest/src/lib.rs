@@ -186,7 +186,7 @@ pub async fn start_from(
 
     let listening = CancellationToken::new();
     group.spawn("ingest_listener", server.clone().listen(listener, listening.clone()));
-    group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.token()));
+    group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.clone()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();
     group.spawn("ingest", async move {
@@ -226,12 +226,13 @@ impl Reloading {
         let in_effect = self.edge.settings();
         let settings = Settings::load(config, Some(&in_effect), &self.edge.metrics, &self.edge.clock)?;
         let same = settings.credentials == in_effect.credentials;
-        let producer = if same { None } else { Some(self.producer(&config.kafka)?) };
+        let kafka = KafkaConfig { bootstrap: self.running.kafka.bootstrap.clone(), ..config.kafka.clone() };
+        let producer = if same { None } else { Some((self.producer(&kafka)?, kafka)) };
         let facts = Facts { restart: config.restart_keys(&self.running), expiries: settings.expiries.clone() };
         let (edge, server, group) = (self.edge.clone(), self.server.clone(), self.group.clone());
         let apply = move || {
-            if let Some(producer) = producer {
-                edge.publisher.replace(producer, &group);
+            if let Some((producer, kafka)) = producer {
+                edge.publisher.replace(producer, kafka, &group);
             }
             server.apply(settings);
         };
@@ -241,8 +242,7 @@ impl Reloading {
     /// A producer with other credentials, which has seen the inbox. Blocks.
     fn producer(&self, kafka: &KafkaConfig) -> Result<Producer, Mistakes> {
         let wrong = |cause: String| Mistakes::from(Mistake::new("kafka", cause));
-        let kafka = KafkaConfig { bootstrap: self.running.kafka.bootstrap.clone(), ..kafka.clone() };
-        let producer = publish::producer(&kafka, &self.running.publish).map_err(|error| wrong(error.to_string()))?;
+        let producer = publish::producer(kafka, &self.running.publish).map_err(|error| wrong(error.to_string()))?;
         match self.edge.publisher.reaches_inbox_by(&producer, PROBE_DEADLINE) {
             Ok(_) => Ok(producer),
             Err(error) => Err(wrong(format!("the brokers are not reached with the new credentials: {error}"))),
@@ -251,9 +251,13 @@ impl Reloading {
 }
 
 /// Keeps the condition [`KAFKA`] true to the facts.
-async fn probe(publisher: Publisher, health: Health, over: CancellationToken) {
-    let mut told = None;
+async fn probe(publisher: Publisher, health: Health, group: Group) {
+    let over = group.token();
+    let (mut told, mut mended) = (None, None);
     loop {
+        if mended.is_none_or(|at: Instant| at.elapsed() >= PROBE_INTERVAL) && publisher.mend(&group) {
+            mended = Some(Instant::now());
+        }
         let probing = publisher.clone();
         let probed = tokio::task::spawn_blocking(move || probing.inbox_fault(PROBE_DEADLINE));
         let Some(fault) = over.run_until_cancelled(probed).await else { return };

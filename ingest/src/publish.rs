@@ -22,6 +22,9 @@ const RETIRE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Publisher {
     producer: Arc<ArcSwap<Producer>>,
+    /// What the producer was made from.
+    kafka: Arc<ArcSwap<KafkaConfig>>,
+    config: config::Publish,
     inbox: Arc<str>,
     ack_deadline: Duration,
     clock: Clock,
@@ -37,6 +40,8 @@ impl Publisher {
     ) -> Result<Self, ClientError> {
         Ok(Self {
             producer: Arc::new(ArcSwap::from_pointee(producer(kafka, config)?)),
+            kafka: Arc::new(ArcSwap::from_pointee(kafka.clone())),
+            config: config.clone(),
             inbox: Topic::Inbox.name(prefix).into(),
             ack_deadline: config.ack_deadline,
             clock: clock.clone(),
@@ -44,9 +49,26 @@ impl Publisher {
     }
 
     /// Publishes through this producer from now on. The one before goes once everything in it was answered for.
-    pub(crate) fn replace(&self, producer: Producer, group: &Group) {
+    pub(crate) fn replace(&self, producer: Producer, kafka: KafkaConfig, group: &Group) {
+        self.kafka.store(Arc::new(kafka));
         let before = self.producer.swap(Arc::new(producer));
         group.spawn("former_producer", retire(before, self.ack_deadline));
+    }
+
+    /// Makes another producer if this one is spent: a right that was missing may be there by now. Whether it was spent.
+    pub(crate) fn mend(&self, group: &Group) -> bool {
+        if !self.producer.load().is_spent() {
+            return false;
+        }
+        let kafka = KafkaConfig::clone(&self.kafka.load());
+        match producer(&kafka, &self.config) {
+            Ok(producer) => {
+                tracing::warn!("the producer had failed for good: there is another one");
+                self.replace(producer, kafka, group);
+            }
+            Err(error) => tracing::warn!(%error, "the producer has failed for good, and there can be no other"),
+        }
+        true
     }
 
     /// How long a record waits for its acknowledgement.

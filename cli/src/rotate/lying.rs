@@ -16,10 +16,13 @@ use processor::config::Config;
 
 use super::Kind;
 
+/// Whether a record is under a key.
+struct Under(Box<dyn Fn(&Incoming<'_>) -> bool>);
+
 /// Counts the records under a key. Blocks.
 pub(super) fn count(config: &Config, kind: Kind, source: Option<&SourceId>, id: &str) -> Result<u64> {
     let topics: Vec<Topic> = config.pipeline_topics();
-    let (topics, under): (Vec<Topic>, Box<dyn Fn(&Incoming<'_>) -> bool>) = match kind {
+    let (topics, under) = match kind {
         Kind::Signing => return Ok(0),
         Kind::Edge => (vec![Topic::Inbox], by_mac(id)),
         Kind::Core => (topics.into_iter().filter(|topic| *topic != Topic::Inbox).collect(), by_mac(id)),
@@ -36,7 +39,7 @@ pub(super) fn count(config: &Config, kind: Kind, source: Option<&SourceId>, id: 
         for partition in 0..partitions {
             let read = reader.watermarks(&name, partition).and_then(|range| {
                 reader.read(&name, partition, range, |record| {
-                    count += u64::from(under(&record));
+                    count += u64::from((under.0)(&record));
                     ControlFlow::Continue(())
                 })
             });
@@ -48,17 +51,17 @@ pub(super) fn count(config: &Config, kind: Kind, source: Option<&SourceId>, id: 
     Ok(count)
 }
 
-fn by_mac(id: &str) -> Box<dyn Fn(&Incoming<'_>) -> bool> {
+fn by_mac(id: &str) -> Under {
     let id = id.to_owned();
-    Box::new(move |record| mac_key_id(record.headers()) == Some(&id))
+    Under(Box::new(move |record| mac_key_id(record.headers()) == Some(&id)))
 }
 
-fn by_envelope(config: &Config, source: &SourceId, id: KeyId) -> Result<Box<dyn Fn(&Incoming<'_>) -> bool>> {
+fn by_envelope(config: &Config, source: &SourceId, id: KeyId) -> Result<Under> {
     let keys = config.source.get(source).with_context(|| format!("there is no source {source}"))?;
     let file = keys.keys.iter().find(|key| key.id == id).with_context(|| format!("source {source} has no key {id}"))?;
     let key = Key::try_from(&file.file.load()?)?;
     let (keyring, source) = (Keyring::new(vec![(id.clone(), key)])?, source.clone());
-    Ok(Box::new(move |record| {
+    Ok(Under(Box::new(move |record| {
         if source_of(record.headers()) != Some(source.as_str()) {
             return false;
         }
@@ -67,5 +70,5 @@ fn by_envelope(config: &Config, source: &SourceId, id: KeyId) -> Result<Box<dyn 
             Ok(native @ Envelope::Native(_)) => open::open(&keyring, &native).is_ok(),
             Err(_) => false,
         }
-    }))
+    })))
 }

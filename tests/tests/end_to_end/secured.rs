@@ -101,10 +101,13 @@ async fn is_kept_out(stack: &mut Stack, why: &[&str]) -> Result<()> {
     }
     let (status, told) = stack.ingest(0).readyz().await?;
     ensure!(status == 503 && told.contains("\"kafka\":false"), "{status} {told}");
-    let log = stack.ingest(0).log_tail(usize::MAX);
-    let since = log.rsplit("=== start").next().unwrap_or_default();
-    let warned = |line: &&str| line.contains("\"WARN\"") && why.iter().all(|word| line.contains(word));
-    ensure!(since.lines().any(|line| warned(&line)), "no warning says {why:?} in\n{since}");
+    until(&format!("a warning says {why:?}"), DEADLINE, async || {
+        let log = stack.ingest(0).log_tail(usize::MAX);
+        let since = log.rsplit("=== start").next().unwrap_or_default();
+        let warns = |line: &str| line.contains("\"WARN\"") && why.iter().all(|word| line.contains(word));
+        Ok(since.lines().any(warns).then_some(()))
+    })
+    .await?;
     stack.ingest(0).stop().await
 }
 
