@@ -94,6 +94,9 @@ impl Verdict {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    if let Err(error) = common::hardening::harden() {
+        say::note(format_args!("sealstream: core dumps could not be switched off: {error}"));
+    }
     match run(Arguments::parse().command) {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::FAILURE,

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod envelope;
+pub mod hardening;
 pub mod http_client;
 pub mod id;
 pub mod kafka;

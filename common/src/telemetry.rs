@@ -71,15 +71,6 @@ pub fn install_logging(config: &LogConfig) {
     };
 }
 
-/// Makes every panic of this process one log line that tells the place but not the message: messages can quote data.
-pub fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        tracing::error!(place, thread, "panic");
-    }));
-}
-
 /// The registry of this process, which the `metrics` macros write to. The first call installs it.
 pub fn install_metrics() -> Metrics {
     static INSTALLED: OnceLock<Metrics> = OnceLock::new();

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use common::config::{EXIT_STATUS, environment};
+use common::hardening::harden;
 use common::reload::Hangups;
-use common::telemetry::{install_logging, install_metrics, install_panic_hook};
+use common::telemetry::{install_logging, install_metrics};
 use processor::config::Config;
 use processor::{Deps, start_from};
 
@@ -20,6 +21,7 @@ struct Arguments {
 }
 
 pub(crate) fn main() -> ExitCode {
+    let hardened = harden();
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(problem) => return refuse(&format!("{problem}\nusage: processor [--config FILE] [--check]"), 64),
@@ -29,7 +31,9 @@ pub(crate) fn main() -> ExitCode {
         Err(mistakes) => return refuse(&mistakes.to_string(), EXIT_STATUS),
     };
     install_logging(&config.log);
-    install_panic_hook();
+    if let Err(error) = hardened {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("no runtime: {error}"), 71),
