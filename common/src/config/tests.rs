@@ -397,7 +397,9 @@ fn secrets_are_bytes_or_what_their_prefix_says() {
     for empty in [&b""[..], b"\n", b"\r\n", b"hex:", b"base64:\n"] {
         assert!(matches!(file(empty).load(), Err(SecretFileError::Empty { .. })), "{empty:?}");
     }
-    for wrong in [&b"hex:0"[..], b"hex:canary", b"base64:canary!", b"base64:AP-g", b"base64:AP+", b"hex:00 "] {
+    for wrong in
+        [&b"hex:0"[..], b"hex:canary", b"base64:canary!", b"base64:AP-g", b"base64:AP+", b"hex:00 ", b"base64:AP8=AP8="]
+    {
         let error = file(wrong).load().unwrap_err();
         assert!(matches!(error, SecretFileError::Encoding { .. }), "{wrong:?}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
@@ -416,6 +418,28 @@ fn a_moment_has_an_offset_and_is_a_date_or_a_string() {
     assert_eq!(read("2023-11-14T22:13:20.9Z").unwrap(), 1_700_000_000);
     for bad in ["", "tomorrow", "2023-11-14", "2023-11-14T22:13:20", "1700000000", "2023-02-30T00:00:00Z"] {
         assert!(read(bad).is_err(), "{bad:?}");
+
+fn a_secret_in_a_files_place_is_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |name: &str| SecretFile::new(dir.path().join(name)).load().unwrap_err().to_string();
+    for secret in ["canary+of/a+secret/in+base64=", "canary-of-a-secret"] {
+        let error = error(secret);
+        assert!(!error.contains("canary") && error.contains(dir.path().to_str().unwrap()), "{error}");
+    }
+    for file in ["acme.hmac.s1", "hmac-s1", "secrets/a-long-name-of-a-file.key"] {
+        assert!(error(file).contains(file), "{}", error(file));
+    }
+    // What is there and cannot be read is told, however it is called.
+    let folder = "a-folder-whose-name-is-long";
+    std::fs::create_dir(dir.path().join(folder)).unwrap();
+    assert!(error(folder).contains(folder), "{}", error(folder));
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_list_or_a_table_is_not_told() {
+    for text in ["secrets = \"canary\"", "secrets = [\"canary\"]", "secrets = [[\"canary\"]]", "rule = \"canary\""] {
+        let mistakes = try_load(Some(&format!("[source.a]\n{text}\n")), &[]).1.expect_err("a mistake").join("\n");
+        assert!(mistakes.contains("expected a") && !mistakes.contains("canary"), "{mistakes}");
     }
 }
 
@@ -434,4 +458,12 @@ fn a_period_has_both_edges_or_none() {
     assert_eq!(Period::overlap(&[period(None, Some(3)), period(Some(3), None)]), 1);
     assert_eq!(Period::overlap(&[period(None, Some(4)), period(Some(3), None), period(Some(9), None)]), 2);
     assert_eq!(Period::overlap(&[]), 0);
+
+fn what_belongs_into_a_file_is_refused_as_its_path() {
+    for content in ["hex:canary", "base64:canary", "whsec_canary", "whpk_canary", "-----BEGIN PRIVATE KEY-----\ncanary"]
+    {
+        let text = format!("[source.a]\nsecrets = [{{ id = \"s1\", file = \"\"\"{content}\"\"\" }}]\n");
+        let mistakes = try_load(Some(&text), &[]).1.expect_err("a mistake").join("\n");
+        assert!(mistakes.contains("write it to one") && !mistakes.contains("canary"), "{mistakes}");
+    }
 }

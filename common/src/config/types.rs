@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
 use zeroize::Zeroizing;
@@ -216,11 +218,34 @@ impl<'de> Deserialize<'de> for ConfigPath {
                 if text.contains('\0') {
                     return Err(D::Error::custom("a path cannot contain a zero byte"));
                 }
+                if is_content(&text) {
+                    return Err(D::Error::custom(
+                        "this is what a file is to hold: write it to one, and name that here",
+                    ));
+                }
                 Ok(ConfigPath(text.into()))
             }
         }
 
         deserializer.deserialize_newtype_struct(PATH_TOKEN, PathVisitor)
+    }
+}
+
+/// Whether this is a key or a secret that was put where its file's path belongs.
+fn is_content(text: &str) -> bool {
+    let name = text.rsplit('/').next().unwrap_or_default();
+    text.contains('\n') || ["hex:", "base64:", "whsec_", "whpk_", "whsk_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A path as a mistake may tell it: of one that leads nowhere, the end could be a secret instead of a file's name.
+fn told(path: &Path) -> String {
+    const NAME_LEN_MAX: usize = 15;
+    let known = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new(""));
+    match path.strip_prefix(known) {
+        Ok(rest) if rest.as_os_str().len() > NAME_LEN_MAX && !rest.to_string_lossy().contains('.') => {
+            format!("{} (its end is not shown, lest it be the secret itself)", known.join("…").display())
+        }
+        Ok(_) | Err(_) => path.display().to_string(),
     }
 }
 
@@ -235,7 +260,7 @@ pub struct SecretFile(ConfigPath);
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     /// The file is missing, or may not be read.
-    #[error("the secret in {} cannot be read: {cause}", path.display())]
+    #[error("the secret in {} cannot be read: {cause}", told(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -294,13 +319,13 @@ impl SecretFile {
         }
         let line = content.strip_suffix(b"\r\n").or_else(|| content.strip_suffix(b"\n"));
         let content = line.unwrap_or(&content);
-        let decoded = |encoding, bytes: Result<Vec<u8>, _>| {
-            bytes.map_err(|_: data_encoding::DecodeError| SecretFileError::Encoding { path: path.into(), encoding })
+        let decoded = |encoding, bytes: Option<Vec<u8>>| {
+            bytes.ok_or_else(|| SecretFileError::Encoding { path: path.into(), encoding })
         };
         let bytes = if let Some(hex) = content.strip_prefix(b"hex:") {
-            decoded("hex", HEXLOWER_PERMISSIVE.decode(hex))?
+            decoded("hex", HEXLOWER_PERMISSIVE.decode(hex).ok())?
         } else if let Some(base64) = content.strip_prefix(b"base64:") {
-            decoded("base64", BASE64.decode(base64))?
+            decoded("base64", STANDARD.decode(base64).ok())?
         } else {
             content.to_vec()
         };
