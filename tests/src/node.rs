@@ -60,6 +60,11 @@ impl Node {
         &self.spec.name
     }
 
+    /// Where its internal listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.spec.admin
+    }
+
     /// Sets a variable of its next starts, or takes it away.
     pub fn set(&mut self, name: &'static str, value: Option<String>) {
         self.spec.variables.retain(|(known, _)| *known != name);

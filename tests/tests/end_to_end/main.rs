@@ -7,6 +7,7 @@ mod delivery;
 mod disk;
 mod failures;
 mod kills;
+mod leaks;
 mod letters;
 mod operator;
 mod others;
