@@ -9,7 +9,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-const LIBRARIES: &[&str] = &["cryptography==46.0.3", "joserfc==1.4.0", "requests==2.32.5"];
+const LIBRARIES: &[&str] =
+    &["cryptography==46.0.3", "joserfc==1.4.0", "requests==2.32.5", "standardwebhooks==1.1.0", "svix==2.9.1"];
 const ENVIRONMENTS: &[(&str, &str)] = &[("PYTHON_HTTPX_027", "httpx==0.27.2"), ("PYTHON_HTTPX_028", "httpx==0.28.1")];
 const SSLYZE: (&str, &str) = ("PYTHON_SSLYZE", "sslyze==6.3.1");
 
