@@ -1,9 +1,10 @@
-//! `lint`: format, clippy and documentation, with warnings denied.
+//! `lint`: format, clippy and documentation, with warnings denied, and the tests that SECURITY.md names.
 
-use crate::workspace;
+use crate::{security, workspace};
 use anyhow::{Context, Result};
 
 pub(crate) fn run() -> Result<()> {
+    security::check()?;
     workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("the format is not rustfmt's (cargo fmt mends it)")?;
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];

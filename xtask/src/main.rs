@@ -7,9 +7,12 @@
 mod bench;
 mod ci;
 mod compile;
+mod coverage;
 mod demo;
 mod deps;
 mod faults;
+mod fuzz;
+mod javascript;
 mod kafka;
 mod lint;
 mod ports;
@@ -17,6 +20,7 @@ mod process;
 mod python;
 mod redis;
 mod rows;
+mod security;
 mod service;
 mod symbols;
 mod test;
@@ -63,6 +67,10 @@ enum Step {
     },
     /// Run the shipped binaries, built for release, beside bare loops on a real Kafka
     Bench(bench::Arguments),
+    /// Run the parsers under a fuzzer, from the seeds of the vectors
+    Fuzz(fuzz::Arguments),
+    /// Say how many lines of each parser its tests run
+    Coverage,
     /// Lint, deps, symbols, faults and test, with the time that each took
     Ci,
     /// Run a local Kafka for development
@@ -84,6 +92,8 @@ fn main() -> ExitCode {
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
         Step::Bench(arguments) => bench::run(arguments),
+        Step::Fuzz(arguments) => fuzz::run(&arguments),
+        Step::Coverage => coverage::run(),
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),
