@@ -116,7 +116,10 @@ async fn no_log_metric_answer_or_topic_holds_a_secret_a_payload_a_header_or_a_re
         // What may lie in Kafka sealed, but not in a log: what was signed and sent.
         let mut wire = Hidden::default();
         for record in stack.records(&Topic::Inbox).await? {
-            wire.add(Canary::of("a sealed body", &record.value[..48.min(record.value.len())]));
+            // The forged record's value is shorter than any that is sealed.
+            if let Some(start) = record.value.get(..48) {
+                wire.add(Canary::of("a sealed body", start));
+            }
         }
         for (place, text) in &said {
             hidden.assert_absent(place, text);
