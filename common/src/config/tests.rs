@@ -418,7 +418,27 @@ fn a_moment_has_an_offset_and_is_a_date_or_a_string() {
     assert_eq!(read("2023-11-14T22:13:20.9Z").unwrap(), 1_700_000_000);
     for bad in ["", "tomorrow", "2023-11-14", "2023-11-14T22:13:20", "1700000000", "2023-02-30T00:00:00Z"] {
         assert!(read(bad).is_err(), "{bad:?}");
+    }
+}
 
+#[test]
+fn a_period_has_both_edges_or_none() {
+    let period =
+        |from: Option<i64>, to: Option<i64>| Period { not_before: from.map(Moment::at), not_after: to.map(Moment::at) };
+    let held = |period: Period| (0..6).filter(|now| period.holds(*now)).collect::<Vec<_>>();
+    assert_eq!(held(period(None, None)), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(held(period(Some(2), None)), [2, 3, 4, 5]);
+    assert_eq!(held(period(None, Some(2))), [0, 1]);
+    assert_eq!(held(period(Some(2), Some(4))), [2, 3]);
+    assert!(held(period(Some(2), Some(2))).is_empty() && period(Some(2), Some(2)).is_empty());
+    assert!(!period(Some(2), Some(3)).is_empty());
+    // One hands over to the next in the same second.
+    assert_eq!(Period::overlap(&[period(None, Some(3)), period(Some(3), None)]), 1);
+    assert_eq!(Period::overlap(&[period(None, Some(4)), period(Some(3), None), period(Some(9), None)]), 2);
+    assert_eq!(Period::overlap(&[]), 0);
+}
+
+#[test]
 fn a_secret_in_a_files_place_is_not_told() {
     let dir = tempfile::tempdir().unwrap();
     let error = |name: &str| SecretFile::new(dir.path().join(name)).load().unwrap_err().to_string();
@@ -444,21 +464,6 @@ fn a_secret_in_the_place_of_a_list_or_a_table_is_not_told() {
 }
 
 #[test]
-fn a_period_has_both_edges_or_none() {
-    let period =
-        |from: Option<i64>, to: Option<i64>| Period { not_before: from.map(Moment::at), not_after: to.map(Moment::at) };
-    let held = |period: Period| (0..6).filter(|now| period.holds(*now)).collect::<Vec<_>>();
-    assert_eq!(held(period(None, None)), [0, 1, 2, 3, 4, 5]);
-    assert_eq!(held(period(Some(2), None)), [2, 3, 4, 5]);
-    assert_eq!(held(period(None, Some(2))), [0, 1]);
-    assert_eq!(held(period(Some(2), Some(4))), [2, 3]);
-    assert!(held(period(Some(2), Some(2))).is_empty() && period(Some(2), Some(2)).is_empty());
-    assert!(!period(Some(2), Some(3)).is_empty());
-    // One hands over to the next in the same second.
-    assert_eq!(Period::overlap(&[period(None, Some(3)), period(Some(3), None)]), 1);
-    assert_eq!(Period::overlap(&[period(None, Some(4)), period(Some(3), None), period(Some(9), None)]), 2);
-    assert_eq!(Period::overlap(&[]), 0);
-
 fn what_belongs_into_a_file_is_refused_as_its_path() {
     for content in ["hex:canary", "base64:canary", "whsec_canary", "whpk_canary", "-----BEGIN PRIVATE KEY-----\ncanary"]
     {
