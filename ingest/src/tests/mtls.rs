@@ -159,7 +159,7 @@ fn kind(wire: &Wire<'_>) -> HandshakeKind {
 }
 
 #[tokio::test]
-async fn row_3_client_certificates_missing_untrusted_expired_and_revoked() {
+async fn row_03_client_certificates_missing_untrusted_expired_and_revoked() {
     let (authority, strangers) = (Authority::new("ours"), Authority::new("theirs"));
     let (good, revoked, expired) = (authority.issue(1), authority.issue(2), authority.issue_until(3, 2020));
     let stranger = strangers.issue(1);
@@ -187,7 +187,7 @@ async fn row_3_client_certificates_missing_untrusted_expired_and_revoked() {
 }
 
 #[tokio::test]
-async fn row_4_a_valid_certificate_whose_key_the_source_has_not_pinned() {
+async fn row_04_a_valid_certificate_whose_key_the_source_has_not_pinned() {
     let authority = Authority::new("ours");
     let (pinned, other) = (authority.issue(1), authority.issue(2));
     let told = Told { client_certificate: "required", pins: [vec![pinned.pin()], vec![other.pin(), pinned.pin()]] };
