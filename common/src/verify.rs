@@ -179,7 +179,11 @@ mod tests {
         for bit in 0..8 * good.len() {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(verify(&[key.clone()], &Shown::new(&[], &[bad]).unwrap(), &[b"a body"]), None, "bit {bit}");
+            assert_eq!(
+                verify(std::slice::from_ref(&key), &Shown::new(&[], &[bad]).unwrap(), &[b"a body"]),
+                None,
+                "bit {bit}"
+            );
         }
         assert_eq!(verify(&[key], &Shown::new(&[], &[good]).unwrap(), &[b"a body"]), Some(0));
     }

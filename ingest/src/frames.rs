@@ -148,7 +148,7 @@ mod tests {
         let (mut theirs, ours) = tokio::io::duplex(64 * 1024);
         let mut metered = Metered::new(ours, |count| count <= 2);
         let mut received = [0; 4096];
-        theirs.write_all(&vec![0; PREFACE_LEN]).await.unwrap();
+        theirs.write_all(&[0; PREFACE_LEN]).await.unwrap();
         assert_eq!(metered.read(&mut received).await.unwrap(), PREFACE_LEN);
         for _ in 0..3 {
             theirs.write_all(&frame(6, 8)).await.unwrap();

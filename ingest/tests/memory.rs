@@ -4,7 +4,7 @@
 //! What is measured is the resident set of the process, so the allocator's own waste is in it too. `cargo test --test memory --
 //! --nocapture` shows it before, at the peak of and after each attack.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "tests")]
 
 #[allow(dead_code, reason = "the frames of all tests; these need some")]
 #[path = "../src/tests/frames.rs"]

@@ -217,9 +217,8 @@ async fn trickle<S: AsyncReadExt + AsyncWriteExt + Unpin>(stream: &mut S, bytes:
                 return;
             }
             // An answer may come before the end.
-            match timeout(Duration::from_millis(20), stream.read(&mut answer)).await {
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(_)) | Err(_) => {}
+            if let Ok(Ok(0) | Err(_)) = timeout(Duration::from_millis(20), stream.read(&mut answer)).await {
+                return;
             }
         }
     };

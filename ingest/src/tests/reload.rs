@@ -229,7 +229,8 @@ async fn after_any_mistake_everything_stays_as_it_was() {
     let expired_key = expired_key.serialize_pem();
     // Each time the second secret would be accepted if anything of it took effect.
     let both = ACME.replace("}]", "}, { id = \"s2\", file = \"acme.s2\" }]");
-    let breaks: Vec<(&str, Box<dyn Fn()>)> = vec![
+    type Break<'a> = Box<dyn Fn() + 'a>;
+    let breaks: Vec<(&str, Break<'_>)> = vec![
         ("", Box::new(|| write(dir, "ingest.toml", "this is no TOML"))),
         ("", Box::new(|| std::fs::remove_file(dir.join("ingest.toml")).unwrap())),
         ("limits.body_bytes_max", Box::new(|| configure(dir, &format!("{both}[limits]\nbody_bytes_max = 0\n")))),

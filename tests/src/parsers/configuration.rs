@@ -167,7 +167,7 @@ pub(super) const INGEST: Target = Target {
     name: "ingest_configuration",
     check: |input| {
         let spec = Spec { name: "ingest", defaults: ingest::config::DEFAULTS, env_prefix: "INGEST" };
-        check(input, &spec, |file, variables| ingest::config::Config::load(file, variables))
+        check(input, &spec, ingest::config::Config::load)
     },
     seeds: || {
         let text = plan().ingest_toml("fuzz", "127.0.0.1:9092", address(), address());
@@ -182,7 +182,7 @@ pub(super) const PROCESSOR: Target = Target {
     name: "processor_configuration",
     check: |input| {
         let spec = Spec { name: "processor", defaults: processor::config::DEFAULTS, env_prefix: "PROCESSOR" };
-        check(input, &spec, |file, variables| processor::config::Config::load(file, variables))
+        check(input, &spec, processor::config::Config::load)
     },
     seeds: || {
         let text = plan().processor_toml("fuzz", "127.0.0.1:9092", address(), |_| "http://h/".into(), Path::new("out"));
