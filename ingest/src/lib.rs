@@ -4,7 +4,7 @@
 //! acknowledgement. Ingest keeps nothing on disk, knows no event ids, and cannot open a payload: the crate that could is
 //! not among its dependencies.
 //!
-//! Its configuration is read anew while it runs: see [`common::reload`], and [`settings`] for what that changes.
+//! Its configuration is read anew while it runs: see [`common::reload`], and `settings` for what that changes.
 //!
 //! [`start`] runs it inside any process; the binary adds arguments, logs and signals.
 
