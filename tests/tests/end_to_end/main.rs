@@ -2,6 +2,7 @@
 //!
 //! Each test has its own topics, and its books must balance at its end. See the crate `tests` for the harness.
 
+mod cold;
 mod consumer;
 mod delivery;
 mod disk;
