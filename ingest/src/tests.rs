@@ -11,6 +11,7 @@ mod mtls;
 mod raw;
 mod reload;
 mod rows;
+mod series;
 mod vectors;
 mod webhooks;
 
