@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::ConfigPath;
 
 /// The versions that are spoken.
 pub static VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
@@ -40,6 +42,15 @@ pub enum TlsError {
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
+        /// What rustls said.
+        #[source]
+        cause: rustls::Error,
+    },
+    /// A certificate of an authority cannot be used.
+    #[error("the authorities in {} cannot be used: {cause}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
         /// What rustls said.
         #[source]
         cause: rustls::Error,
@@ -83,6 +94,22 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP11.to_vec()];
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
+}
+
+/// A client's configuration that trusts the authorities in a PEM file, or the system's where no file is named.
+pub fn client_config(ca: &ConfigPath) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let path = ca.as_path();
+    let unusable = |cause| TlsError::Authorities { path: path.into(), cause };
+    if ca.is_empty() {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    } else {
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(unusable)?;
+        }
+    }
+    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS).map_err(unusable)?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// Every certificate in a PEM file, at least one.
