@@ -13,6 +13,7 @@ use common::limits::{BODY_BYTES_CAP, RECORD_BYTES_MAX};
 use common::signature::{SIGNATURES_MAX, Window};
 use common::telemetry::LogConfig;
 use common::topics::Prefix;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// The manual, and the defaults.
@@ -56,6 +57,39 @@ pub struct Listen {
     pub certificate: ConfigPath,
     /// Its private key.
     pub key: ConfigPath,
+    /// Load balancers that say for whom they connect.
+    pub proxy_protocol: ProxyProtocol,
+    /// HTTP proxies that say for whom they ask.
+    pub forwarded: Forwarded,
+}
+
+/// `listen.proxy_protocol`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// From where a header is required. Empty: from nowhere.
+    pub trusted: Vec<IpNet>,
+}
+
+/// `listen.forwarded`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forwarded {
+    /// The header that is read.
+    pub header: ForwardedHeader,
+    /// From where it is believed. Empty: from nowhere.
+    pub trusted: Vec<IpNet>,
+}
+
+/// A header by which proxies say for whom they ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum ForwardedHeader {
+    /// What most proxies write.
+    #[serde(rename = "x-forwarded-for")]
+    XForwardedFor,
+    /// RFC 7239.
+    #[serde(rename = "forwarded")]
+    Forwarded,
 }
 
 /// `[admin]`
@@ -128,6 +162,12 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Requests between their head and their answer.
     pub requests_in_flight_max: usize,
+    /// Per network; 0 for no limit.
+    pub failed_authentications_per_second: u32,
+    /// At once; 0 for a second's worth.
+    pub failed_authentications_burst: u32,
+    /// Verifications at once of a network that is over that limit.
+    pub failing_verifications_max: usize,
 }
 
 /// `[rate]`
@@ -140,6 +180,48 @@ pub struct Rate {
     pub burst: u32,
     /// Entries in the table.
     pub addresses_max: usize,
+    /// Whether nodes share budgets.
+    pub store: RateStore,
+    /// `[rate.redis]`
+    pub redis: RateRedis,
+}
+
+/// Where budgets are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateStore {
+    /// In this process.
+    Memory,
+    /// In this process and, shared with other nodes, in Redis.
+    Redis,
+}
+
+/// `[rate.redis]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateRedis {
+    /// `host:port`.
+    pub address: String,
+    /// The database's number.
+    pub database: u32,
+    /// Empty for the default user.
+    pub username: String,
+    /// Empty for no password.
+    pub password_file: SecretFile,
+    /// What keys begin with.
+    pub prefix: String,
+    /// `[rate.redis.tls]`
+    pub tls: RateRedisTls,
+}
+
+/// `[rate.redis.tls]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateRedisTls {
+    /// Whether to use TLS.
+    pub enabled: bool,
+    /// PEM file of the authorities to trust instead of the system's; empty for the system's.
+    pub ca: ConfigPath,
 }
 
 /// `[drain]`
@@ -187,6 +269,10 @@ pub struct Source {
     pub tolerance: Duration,
     /// Active secrets.
     pub secrets: Vec<KeyFile>,
+    /// Accepted requests; 0 for no limit.
+    pub requests_per_second: u32,
+    /// At once; 0 for a second's worth.
+    pub burst: u32,
 }
 
 impl Config {
@@ -210,7 +296,7 @@ impl Check for Config {
         require(!self.source.is_empty(), "source", "at least one source is required: [source.<name>]");
         self.publish.check(&mut require);
         self.limits.check(&mut require);
-        require(self.rate.addresses_max >= 1024, "rate.addresses_max", "must be at least 1024");
+        self.rate.check(&mut require);
         require(
             self.limits.body_deadline + self.publish.ack_deadline < self.drain.deadline,
             "drain.deadline",
@@ -267,11 +353,41 @@ impl Limits {
             ("limits.connections_max", self.connections_max),
             ("limits.connections_per_ip_max", self.connections_per_ip_max),
             ("limits.requests_in_flight_max", self.requests_in_flight_max),
+            ("limits.failing_verifications_max", self.failing_verifications_max),
         ] {
             require((1..=1_000_000).contains(&count), key, "must be from 1 to 1000000");
         }
         require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
         require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
+    }
+}
+
+impl Rate {
+    fn check(&self, require: &mut Require<'_>) {
+        require(self.addresses_max >= 1024, "rate.addresses_max", "must be at least 1024");
+        // More would not fit the numbers that are kept.
+        let day = u64::from(self.requests_per_minute) * 24 * 60;
+        require(
+            self.requests_per_minute == 0 || u64::from(self.burst) <= day,
+            "rate.burst",
+            "must be at most a day's worth of rate.requests_per_minute",
+        );
+        let redis = &self.redis;
+        let used = self.store == RateStore::Redis;
+        let has_port =
+            redis.address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        require(!used || has_port, "rate.redis.address", "must be host:port");
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':');
+        require(
+            (1..=64).contains(&redis.prefix.len()) && redis.prefix.bytes().all(plain),
+            "rate.redis.prefix",
+            "must be 1 to 64 letters, digits, '.', '_', '-' and ':'",
+        );
+        require(
+            redis.username.is_empty() || !redis.password_file.is_empty(),
+            "rate.redis.password_file",
+            "is required with rate.redis.username",
+        );
     }
 }
 
@@ -346,6 +462,37 @@ mod tests {
             ("publish.queue_bytes = \"2MiB\"", "publish.queue_bytes = \"1MiB\"", "publish.queue_bytes"),
             ("publish.ack_deadline = \"1s\"", "publish.ack_deadline = \"999ms\"", "publish.ack_deadline"),
             ("rate.addresses_max = 1024", "rate.addresses_max = 1023", "rate.addresses_max"),
+            (
+                "rate = { requests_per_minute = 1, burst = 1440 }",
+                "rate = { requests_per_minute = 1, burst = 1441 }",
+                "rate.burst",
+            ),
+            (
+                "rate = { store = \"redis\", redis.address = \"[::1]:6379\" }",
+                "rate = { store = \"redis\", redis.address = \"localhost\" }",
+                "rate.redis.address",
+            ),
+            ("rate.redis.prefix = \"a.b_c-d:e\"", "rate.redis.prefix = \"a b\"", "rate.redis.prefix"),
+            (
+                "rate.redis = { username = \"u\", password_file = \"p\" }",
+                "rate.redis.username = \"u\"",
+                "rate.redis.password_file",
+            ),
+            (
+                "limits.failing_verifications_max = 1",
+                "limits.failing_verifications_max = 0",
+                "limits.failing_verifications_max",
+            ),
+            (
+                "listen.proxy_protocol.trusted = [\"10.0.0.0/8\", \"2001:db8::/32\"]",
+                "listen.proxy_protocol.trusted = [\"10.0.0.0/33\"]",
+                "listen.proxy_protocol.trusted[0]",
+            ),
+            (
+                "listen.forwarded.header = \"forwarded\"",
+                "listen.forwarded.header = \"x-real-ip\"",
+                "listen.forwarded.header",
+            ),
             ("source.acme.tolerance = \"30s\"", "source.acme.tolerance = \"29s\"", "source.acme.tolerance"),
             ("source.acme.tolerance = \"15m\"", "source.acme.tolerance = \"901s\"", "source.acme.tolerance"),
             ("source.acme.tolerance = \"31s\"", "source.acme.tolerance = \"30s 1ms\"", "source.acme.tolerance"),

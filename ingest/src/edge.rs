@@ -17,17 +17,21 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
+use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Limits};
+use crate::failures::Failures;
+use crate::forwarded::Forwarded;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::publish::Publisher;
-use crate::rate::RateLimiter;
+use crate::rate::{self, RateLimiter};
 use crate::refusal::{Answer, Refusal};
 use crate::source::{Materials, Routes};
 use crate::stage::admitted::Admitted;
 use crate::stage::authenticated::Authenticated;
+use crate::stage::charged::Charged;
 use crate::stage::fresh::Fresh;
 use crate::stage::raw::{Client, RawRequest};
 use crate::stage::record::Record;
@@ -39,7 +43,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) struct Edge {
     pub(crate) limits: Limits,
     pub(crate) routes: Routes,
-    pub(crate) rate: Option<RateLimiter>,
+    /// Balancers whose PROXY headers are believed.
+    pub(crate) proxies: Vec<IpNet>,
+    pub(crate) forwarded: Forwarded,
+    pub(crate) rate: Option<Arc<RateLimiter>>,
+    pub(crate) failures: Failures,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) keys: RecordKeys,
     pub(crate) publisher: Publisher,
@@ -70,7 +78,10 @@ impl Edge {
         Ok(Self {
             limits: config.limits.clone(),
             routes: materials.routes,
-            rate: RateLimiter::new(&config.rate),
+            proxies: config.listen.proxy_protocol.trusted.clone(),
+            forwarded: Forwarded::new(&config.listen.forwarded),
+            rate: rate::of_addresses(&config.rate).map(Arc::new),
+            failures: Failures::new(config),
             in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
             keys: materials.keys,
             publisher: Publisher::new(&config.kafka, &config.topics.prefix, &config.publish, &clock)?,
@@ -137,7 +148,10 @@ impl Edge {
         let authenticated = Authenticated::authenticate(admitted, self).await?;
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
         let record = Record::seal(fresh, &self.keys, self.clock.unix_ms())?;
-        self.publisher.publish(&record, &self.metrics).await
+        let charged = Charged::charge(record, self.clock.monotonic())?;
+        let published = self.publisher.publish(&charged, &self.metrics).await;
+        // No refusal costs a source anything.
+        published.inspect_err(|_| charged.give_back())
     }
 }
 

@@ -9,9 +9,13 @@
 mod caps;
 pub mod config;
 mod edge;
+mod failures;
+mod forwarded;
 mod metrics;
 mod network;
+mod proxy_protocol;
 mod publish;
+mod quota;
 mod rate;
 mod refusal;
 mod server;
@@ -36,11 +40,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use metrics::{ConnectionOutcome, Outcome};
+pub use metrics::{ConnectionOutcome, HandshakeFailure, Limit, Outcome, VerificationFailure};
 
 use edge::Edge;
 use metrics::EdgeMetrics;
 use publish::Publisher;
+use rate::exchange::Exchange;
 use server::Server;
 use source::Materials;
 
@@ -128,8 +133,8 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     let Deps { group, clock, metrics } = deps;
     let edge_metrics = EdgeMetrics::new(&metrics, &clock);
     let materials = Materials::load(&config, &edge_metrics)?;
-    let tls = materials.tls.clone();
-    let edge = Arc::new(Edge::new(&config, materials, edge_metrics, clock)?);
+    let (tls, store) = (materials.tls.clone(), materials.store.clone());
+    let edge = Arc::new(Edge::new(&config, materials, edge_metrics, clock.clone())?);
     let server = Arc::new(Server::new(edge.clone(), tls));
 
     let health = Health::new();
@@ -149,6 +154,10 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
 
     let listening = CancellationToken::new();
     group.spawn("ingest_listener", server.clone().listen(listener, listening.clone()));
+    if let (Some(limiter), Some(store)) = (&edge.rate, store) {
+        let exchange = Exchange::new(limiter.clone(), store, edge.metrics.rate(), clock);
+        group.spawn("ingest_rate_exchange", exchange.run(group.token()));
+    }
     group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.token()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();

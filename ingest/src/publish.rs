@@ -11,7 +11,7 @@ use common::topics::{Prefix, Topic};
 use crate::config;
 use crate::metrics::EdgeMetrics;
 use crate::refusal::{Refusal, Trouble};
-use crate::stage::record::Record;
+use crate::stage::charged::Charged;
 
 /// Publishes to the inbox. Cheap to clone; flush it before the last clone is dropped.
 #[derive(Clone)]
@@ -52,8 +52,8 @@ impl Publisher {
     /// Publishes a record and waits for its acknowledgement, at most the deadline.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, record: &Record, metrics: &EdgeMetrics) -> Result<(), Refusal> {
-        let handed_over = self.clock.monotonic();
+    pub(crate) async fn publish(&self, charged: &Charged, metrics: &EdgeMetrics) -> Result<(), Refusal> {
+        let (record, handed_over) = (charged.record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         let delivery = self.producer.send(outgoing, record.headers())?;
         // The library has the same deadline, but looks at it only now and then.

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,10 +31,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::caps::{Caps, Slot};
+use crate::caps::{Caps, Entry, Slot};
 use crate::edge::Edge;
-use crate::metrics::ConnectionOutcome;
+use crate::forwarded::trusts;
+use crate::metrics::{ConnectionOutcome, HandshakeFailure};
 use crate::network::Network;
+use crate::proxy_protocol::{self, Header};
 use crate::stage::raw::Client;
 
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
@@ -83,10 +85,10 @@ impl Server {
                     continue;
                 }
             };
-            match self.caps.take(Network::from(address.ip())) {
-                Ok(slot) => {
+            match self.arrival(address.ip()) {
+                Ok(arrival) => {
                     let server = self.clone();
-                    self.group.spawn("connection", async move { server.connection(stream, address, slot).await });
+                    self.group.spawn("connection", async move { server.connection(stream, address, arrival).await });
                 }
                 // Dropping the stream closes it: an answer would need the handshake that the cap is there to save.
                 Err(outcome) => self.edge.metrics.connection(outcome),
@@ -103,13 +105,23 @@ impl Server {
         }
     }
 
+    /// A place for a connection from `peer`.
+    fn arrival(&self, peer: IpAddr) -> Result<Arrival, ConnectionOutcome> {
+        let entry = self.caps.enter()?;
+        if trusts(&self.edge.proxies, peer) {
+            Ok(Arrival::Proxied(entry))
+        } else {
+            self.caps.settle(entry, peer.into()).map(Arrival::Direct)
+        }
+    }
+
     /// Serves one connection to its end, and counts it.
-    async fn connection(&self, stream: TcpStream, address: SocketAddr, slot: Slot) {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         let metrics = &self.edge.metrics;
         metrics.connections_open.increment(1);
-        let outcome = match self.handshake(stream).await {
-            Ok(stream) => {
-                let life = Arc::new(Life::new(slot.network(), self.group.token().child_token()));
+        let outcome = match self.handshake(stream, address.ip(), arrival).await {
+            Ok((stream, client)) => {
+                let life = Arc::new(Life::new(client.address, self.group.token().child_token()));
                 match stream.get_ref().1.alpn_protocol() {
                     Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life).await,
                     Some(_) | None => self.http1(stream, &life).await,
@@ -120,22 +132,62 @@ impl Server {
         tracing::debug!(%address, outcome = outcome.as_str(), "connection ended");
         metrics.connection(outcome);
         metrics.connections_open.decrement(1);
-        drop(slot);
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
+    /// Everything that comes before HTTP, under one deadline.
+    async fn handshake(
+        &self,
+        mut stream: TcpStream,
+        peer: IpAddr,
+        arrival: Arrival,
+    ) -> Result<(TlsStream<TcpStream>, Connected), ConnectionOutcome> {
         let handshake = async {
             let _permit = self.caps.handshake().await;
-            stream.set_nodelay(true)?;
-            TlsAcceptor::from(self.tls.clone()).accept(stream).await
+            stream.set_nodelay(true).map_err(|error| self.failed(&error))?;
+            let client = self.client(&mut stream, peer, arrival).await?;
+            let accepted = TlsAcceptor::from(self.tls.clone()).accept(stream).await;
+            accepted.map(|stream| (stream, client)).map_err(|error| self.failed(&error))
         };
         let handshake = timeout(self.edge.limits.handshake_deadline, handshake);
         match self.abort.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => Ok(stream),
-            Some(Ok(Err(_refused))) => Err(ConnectionOutcome::HandshakeFailed),
+            Some(Ok(shaken)) => shaken,
             Some(Err(_elapsed)) => Err(ConnectionOutcome::HandshakeTimeout),
             None => Err(ConnectionOutcome::Aborted),
         }
+    }
+
+    /// Whom a connection is for: the peer, or whom a trusted balancer names.
+    async fn client(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+        arrival: Arrival,
+    ) -> Result<Connected, ConnectionOutcome> {
+        match arrival {
+            Arrival::Direct(slot) => match proxy_protocol::is_announced(stream).await {
+                Ok(false) => Ok(Connected { address: peer, _slot: slot }),
+                Ok(true) => Err(ConnectionOutcome::ProxyHeaderRefused),
+                Err(error) => Err(self.failed(&error)),
+            },
+            Arrival::Proxied(entry) => {
+                let address = match proxy_protocol::read(stream).await {
+                    Ok(Header::Client(address)) => address,
+                    Ok(Header::Local) => peer,
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        return Err(ConnectionOutcome::ProxyHeaderInvalid);
+                    }
+                    // Balancers look whether we listen, and go.
+                    Err(error) => return Err(self.failed(&error)),
+                };
+                let slot = self.caps.settle(entry, Network::from(address))?;
+                Ok(Connected { address, _slot: slot })
+            }
+        }
+    }
+
+    fn failed(&self, error: &std::io::Error) -> ConnectionOutcome {
+        self.edge.metrics.handshake_failed(HandshakeFailure::of(error));
+        ConnectionOutcome::HandshakeFailed
     }
 
     async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
@@ -230,6 +282,20 @@ impl Server {
     }
 }
 
+/// A connection that was accepted.
+enum Arrival {
+    /// From its own address.
+    Direct(Slot),
+    /// From a trusted balancer, which has yet to say for whom.
+    Proxied(Entry),
+}
+
+/// Whom a connection is for, and its place, which it gives back when it is dropped.
+struct Connected {
+    address: IpAddr,
+    _slot: Slot,
+}
+
 /// What the requests of one connection share.
 struct Life {
     client: Client,
@@ -240,8 +306,8 @@ struct Life {
 }
 
 impl Life {
-    fn new(network: Network, over: CancellationToken) -> Self {
-        Self { client: Client::new(network), over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    fn new(address: IpAddr, over: CancellationToken) -> Self {
+        Self { client: Client::new(address), over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
     }
 
     /// Whether no request is under way.

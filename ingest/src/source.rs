@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::config::{Mistake, Mistakes};
 use common::envelope::Format;
@@ -14,10 +15,14 @@ use common::secret::Secret;
 use common::signature::{Mac, Window};
 use common::tls;
 use metrics::Counter;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
+use sha2::{Digest, Sha256};
 
 use crate::config::{self, Config, KeyFile};
-use crate::metrics::EdgeMetrics;
+use crate::metrics::{EdgeMetrics, PathMetrics, SourceMetrics};
+use crate::quota::Quota;
+use crate::rate::exchange::Store;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
@@ -30,6 +35,8 @@ pub(crate) struct Materials {
     pub(crate) keys: RecordKeys,
     /// Certificate and key.
     pub(crate) tls: Arc<ServerConfig>,
+    /// Where nodes exchange their rate limits' counts.
+    pub(crate) store: Option<Store>,
 }
 
 impl Materials {
@@ -44,9 +51,10 @@ impl Materials {
         let mut mistakes = secrets.mistakes;
         let tls = tls::server_config(config.listen.certificate.as_path(), config.listen.key.as_path())
             .map_err(|error| mistakes.push(Mistake::new("listen", error.to_string())));
+        let store = Store::load(&config.rate, &mut mistakes);
         Mistakes::none_in(mistakes)?;
         let (Some(keys), Ok(tls)) = (keys, tls) else { unreachable!("each that is missing left a mistake") };
-        Ok(Self { routes, keys, tls })
+        Ok(Self { routes, keys, tls, store })
     }
 }
 
@@ -91,6 +99,37 @@ pub(crate) struct Source {
     pub(crate) formats: Vec<Format>,
     /// How far its timestamps may be off.
     pub(crate) window: Window,
+    /// How many of its requests are accepted.
+    pub(crate) limit: SourceLimit,
+    /// What is counted for it.
+    pub(crate) metrics: SourceMetrics,
+}
+
+/// How many requests of a source are accepted.
+#[derive(Debug)]
+pub(crate) struct SourceLimit {
+    /// `None` for all.
+    quota: Option<Quota>,
+    whole_at: Mutex<Duration>,
+}
+
+impl SourceLimit {
+    fn new(config: &config::Source) -> Self {
+        let quota = Quota::new(config.requests_per_second, Duration::from_secs(1), config.burst);
+        Self { quota, whole_at: Mutex::default() }
+    }
+
+    /// Takes one request, or says how long it takes until there is one to take.
+    pub(crate) fn take(&self, now: Duration) -> Result<(), Duration> {
+        self.quota.map_or(Ok(()), |quota| quota.take(&mut self.whole_at.lock(), now))
+    }
+
+    /// Gives back what one request took.
+    pub(crate) fn give_back(&self) {
+        if let Some(quota) = self.quota {
+            quota.give_back(&mut self.whole_at.lock());
+        }
+    }
 }
 
 /// The sources by path.
@@ -100,8 +139,10 @@ pub(crate) struct Routes(HashMap<String, Arc<Route>>);
 /// One path and the sources behind it.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// Tells paths apart in the rate limiter's table.
-    pub(crate) index: u32,
+    /// The path's hash, by which all nodes tell paths apart.
+    pub(crate) path: u64,
+    /// What is counted for it.
+    pub(crate) metrics: PathMetrics,
     /// What any of its sources may send.
     pub(crate) formats: Vec<Format>,
     /// Every active secret of its sources; never empty.
@@ -130,14 +171,20 @@ impl Routes {
     fn load(sources: &BTreeMap<SourceId, config::Source>, secrets: &mut Secrets, metrics: &EdgeMetrics) -> Self {
         let mut routes: HashMap<String, Route> = HashMap::new();
         for (id, configured) in sources {
-            let index = u32::try_from(routes.len()).expect("a configuration has fewer than 2^32 paths");
             let route = routes.entry(configured.path.clone()).or_insert_with(|| Route {
-                index,
+                path: path_hash(&configured.path),
+                metrics: metrics.path(&configured.path),
                 formats: Vec::new(),
                 candidates: Vec::new(),
             });
             let window = Window { tolerance_s: configured.tolerance.as_secs() };
-            let source = Arc::new(Source { id: id.clone(), formats: configured.formats.clone(), window });
+            let source = Arc::new(Source {
+                id: id.clone(),
+                formats: configured.formats.clone(),
+                window,
+                limit: SourceLimit::new(configured),
+                metrics: metrics.source(id, &configured.path),
+            });
             route.formats.extend(&configured.formats);
             for (place, file) in configured.secrets.iter().enumerate() {
                 let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), file);
@@ -159,4 +206,9 @@ impl Routes {
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         self.0.get(path)
     }
+}
+
+/// The first eight bytes of SHA-256.
+fn path_hash(path: &str) -> u64 {
+    Sha256::digest(path).iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod abuse;
 mod connections;
 mod contract;
 mod lifecycle;
+mod limits;
+mod proxies;
 mod vectors;
 
 use std::collections::BTreeMap;

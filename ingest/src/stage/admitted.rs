@@ -13,6 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::raw::{Client, RawRequest};
 use crate::edge::Edge;
+use crate::metrics::{PathMetrics, VerificationFailure};
+use crate::network::Network;
+use crate::quota::retry_after_s;
+use crate::rate::Key;
 use crate::refusal::{Refusal, SignatureFault, Trouble};
 use crate::source::Route;
 
@@ -22,6 +26,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Admitted<'a, B> {
     body: B,
     client: &'a Client,
+    network: Network,
     /// Held until the request is answered.
     permit: OwnedSemaphorePermit,
     route: Arc<Route>,
@@ -58,10 +63,11 @@ impl<'a, B: Body> Admitted<'a, B> {
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed);
         }
+        let network = Network::from(edge.forwarded.client(client.address(), headers));
         if let Some(rate) = &edge.rate {
-            rate.take(client.network(), route.index, edge.clock.monotonic()).map_err(|wait| {
-                // Rounded up: a sender that waits for so long finds its budget there.
-                Refusal::RateLimited { retry_after_s: wait.as_secs() + u64::from(wait.subsec_nanos() > 0) }
+            rate.take(Key { network, path: route.path }, edge.clock.monotonic()).map_err(|wait| {
+                edge.metrics.address_limited.increment(1);
+                Refusal::RateLimited { retry_after_s: retry_after_s(wait) }
             })?;
         }
         let format = format(headers)?;
@@ -71,18 +77,35 @@ impl<'a, B: Body> Admitted<'a, B> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(Refusal::UnsupportedEncoding);
         }
-        let signed = signed(headers, format)?;
+        let signed = signed(headers, format).inspect_err(|refusal| count(refusal, &route.metrics))?;
         if body.size_hint().lower() > edge.limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
         let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
-        Ok(Self { body, client, permit, route: route.clone(), signed })
+        Ok(Self { body, client, network, permit, route: route.clone(), signed })
+    }
+
+    /// Whom the request counts for.
+    pub(super) fn network(&self) -> Network {
+        self.network
     }
 
     /// Gives everything to the next stage.
     pub(super) fn into_parts(self) -> (B, &'a Client, OwnedSemaphorePermit, Arc<Route>, Signed) {
         (self.body, self.client, self.permit, self.route, self.signed)
     }
+}
+
+/// Counts what is wrong with the scheme's headers.
+fn count(refusal: &Refusal, metrics: &PathMetrics) {
+    let reason = match refusal {
+        Refusal::SignatureMissing => VerificationFailure::Missing,
+        Refusal::DuplicateHeader => VerificationFailure::Duplicate,
+        Refusal::InvalidTimestamp => VerificationFailure::Timestamp,
+        Refusal::SignatureInvalid(_) => VerificationFailure::Malformed,
+        _ => return,
+    };
+    metrics.failed(reason);
 }
 
 /// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.

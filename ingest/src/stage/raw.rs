@@ -1,28 +1,27 @@
 //! A request as the HTTP library parsed it: nothing about it is known yet.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Request;
 use http::request::Parts;
 
-use crate::network::Network;
-
 /// The connection that a request came on.
 #[derive(Debug)]
 pub(crate) struct Client {
-    network: Network,
+    address: IpAddr,
     unread: AtomicBool,
 }
 
 impl Client {
-    /// A client from this network.
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network, unread: AtomicBool::new(false) }
+    /// A client at this address.
+    pub(crate) fn new(address: IpAddr) -> Self {
+        Self { address, unread: AtomicBool::new(false) }
     }
 
-    /// Whom it counts for.
-    pub(crate) fn network(&self) -> Network {
-        self.network
+    /// Whom the connection is for.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Notes whether a part of the latest body was left unread: then closing must not cut off our answer.

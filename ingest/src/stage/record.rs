@@ -1,4 +1,6 @@
-//! The last stage: a body of the right shape, with the headers and the MAC by which the processors will trust it.
+//! The fifth stage: a body of the right shape, with the headers and the MAC by which the processors will trust it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use common::envelope::Envelope;
@@ -8,10 +10,12 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::fresh::Fresh;
 use crate::refusal::Refusal;
+use crate::source::Source;
 
 /// A record for the inbox.
 pub(crate) struct Record {
     _permit: OwnedSemaphorePermit,
+    source: Arc<Source>,
     headers: Vec<Header>,
     body: Bytes,
 }
@@ -36,7 +40,12 @@ impl Record {
             redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
-        Ok(Self { _permit: permit, headers, body })
+        Ok(Self { _permit: permit, source, headers, body })
+    }
+
+    /// Whose it is.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The record's headers.
