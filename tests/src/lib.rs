@@ -21,6 +21,7 @@ pub mod node;
 pub mod plan;
 pub mod ports;
 pub mod python;
+pub mod redis;
 pub mod search;
 pub mod seed;
 mod serve;
