@@ -1,11 +1,12 @@
-//! `lint`: format, clippy and documentation, with warnings denied.
+//! `lint`: format, alert rules, clippy and documentation, with warnings denied.
 
-use crate::workspace;
+use crate::{alerts, workspace};
 use anyhow::{Context, Result};
 
 pub(crate) fn run() -> Result<()> {
     workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("the format is not rustfmt's (cargo fmt mends it)")?;
+    alerts::run()?;
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     workspace::run(workspace::cargo().args(clippy))?;
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
