@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use common::clock::Clock;
 use common::shutdown::Group;
-use common::telemetry::{LogConfig, LogFormat, install_logging, install_metrics, install_panic_hook};
+use common::telemetry::{LogConfig, LogFormat, install_logging, install_metrics};
 
 use crate::sender_config::SenderConfig;
 use crate::{Verdict, say};
@@ -87,7 +87,6 @@ pub struct Run {
 /// Runs `demo`: good if the books balance.
 pub async fn run(args: &Args) -> Result<Verdict> {
     install_logging(&LogConfig { format: LogFormat::Human, level: args.log.clone() });
-    install_panic_hook();
     let kafka = match (args.kafka, &args.bootstrap) {
         (KafkaKind::Embedded, _) => Kafka::Embedded,
         (KafkaKind::Real, Some(bootstrap)) => Kafka::Real(bootstrap.clone()),

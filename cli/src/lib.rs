@@ -15,6 +15,7 @@ pub mod health;
 pub mod init;
 pub mod receiver;
 pub mod redrive;
+pub mod rotate;
 mod say;
 pub mod send;
 pub mod sender_config;
@@ -66,6 +67,9 @@ enum Command {
     /// Change the sources of a deployment
     #[command(subcommand)]
     Source(source::Command),
+    /// Rotate secrets and keys: add, use, retire
+    #[command(subcommand)]
+    Rotate(rotate::Command),
     /// Ask a service whether it is ready, for the health checks of containers
     Health(health::Args),
     /// Receive what an HTTP sink sends, check its signatures and print it
@@ -90,6 +94,9 @@ impl Verdict {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    if let Err(error) = common::hardening::harden() {
+        say::note(format_args!("sealstream: core dumps could not be switched off: {error}"));
+    }
     match run(Arguments::parse().command) {
         Ok(Verdict::Good) => ExitCode::SUCCESS,
         Ok(Verdict::Bad) => ExitCode::FAILURE,
@@ -109,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
     let command = match command {
         Command::Init(args) => return init::run(&args),
         Command::Source(command) => return source::run(&command),
+        Command::Rotate(command) => return rotate::run(&command),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -121,7 +129,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
-            Command::Init(_) | Command::Source(_) => unreachable!("done above"),
+            Command::Init(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
         }
     });
     // What still blocks after that has nothing to say any more.

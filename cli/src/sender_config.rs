@@ -10,6 +10,7 @@ use common::config::{self, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spe
 use common::envelope::Format;
 use common::http_client::{ClientOptions, HttpsClient, Schemes};
 use common::id::{KeyId, SourceId};
+use common::pin::Pin;
 use common::secret::Secret;
 use http::Uri;
 use open::Key;
@@ -35,6 +36,8 @@ pub struct SenderConfig {
     pub format: Format,
     /// Further authorities.
     pub ca: ConfigPath,
+    /// The keys that the receiver may have.
+    pub pins: Vec<Pin>,
     /// Longest attempt.
     #[serde(with = "config::duration")]
     pub timeout: Duration,
@@ -79,6 +82,9 @@ pub struct Flags {
     /// PEM file of authorities to trust besides the system's
     #[arg(long, value_name = "FILE", env = "SEALSTREAM_CA")]
     pub ca: Option<PathBuf>,
+    /// A key that the receiver must have besides a valid certificate: sha256/…; may be repeated
+    #[arg(long = "pin", value_name = "PIN")]
+    pub pins: Vec<Pin>,
     /// The envelope: native or jwe
     #[arg(long, value_parser = format)]
     pub format: Option<Format>,
@@ -118,7 +124,7 @@ impl SenderConfig {
 
     /// Loads what the command line says.
     pub fn from_flags(flags: Flags) -> Result<Self> {
-        let Flags { config, url, source, secret, key, key_id, ca, format, attempts, danger_plain_http } = flags;
+        let Flags { config, url, source, secret, key, key_id, ca, pins, format, attempts, danger_plain_http } = flags;
         let mut loaded = Self::load(config.as_deref())?;
         let file = |path: Option<PathBuf>, loaded: &mut SecretFile| {
             if let Some(path) = path {
@@ -131,6 +137,9 @@ impl SenderConfig {
         loaded.source = source.unwrap_or(loaded.source);
         loaded.key.id = key_id.unwrap_or(loaded.key.id);
         loaded.ca = ca.map_or(loaded.ca, ConfigPath::new);
+        if !pins.is_empty() {
+            loaded.pins = pins;
+        }
         loaded.format = format.unwrap_or(loaded.format);
         loaded.attempts_max = attempts.unwrap_or(loaded.attempts_max);
         loaded.danger_plain_http |= danger_plain_http;
@@ -160,7 +169,8 @@ impl SenderConfig {
     pub fn client(&self) -> Result<HttpsClient> {
         let schemes = if self.danger_plain_http { Schemes::HttpToo } else { Schemes::HttpsOnly };
         let extra_roots = self.ca.if_set().map(common::tls::certificates).transpose()?.unwrap_or_default();
-        Ok(HttpsClient::new(&ClientOptions { schemes, extra_roots, ..ClientOptions::default() })?)
+        let pins = self.pins.clone();
+        Ok(HttpsClient::new(&ClientOptions { schemes, extra_roots, pins, ..ClientOptions::default() })?)
     }
 
     /// Reads the secrets.
@@ -179,6 +189,9 @@ impl SenderConfig {
         let url: Uri = self.url.parse().with_context(|| format!("the URL {:?}", self.url))?;
         if url.scheme_str() == Some("http") && !self.danger_plain_http {
             anyhow::bail!("{url} is not encrypted: use https, or say danger_plain_http");
+        }
+        if url.scheme_str() == Some("http") && !self.pins.is_empty() {
+            anyhow::bail!("{url} is not encrypted, so nobody there shows a key that could be pinned");
         }
         let source: SourceId = self.source.parse()?;
         let key = Key::try_from(key).with_context(|| format!("the key in {}", self.key.file.as_path().display()))?;
@@ -217,6 +230,7 @@ mod tests {
     fn the_command_line_comes_after_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sender.toml");
+        let pin: Pin = format!("sha256/{}=", "A".repeat(43)).parse().unwrap();
         let text =
             "url = \"https://one.example/\"\nsource = \"acme\"\nsecret = \"s\"\nkey = { id = \"k7\", file = \"k\" }\n";
         std::fs::write(&file, text).unwrap();
@@ -224,6 +238,7 @@ mod tests {
             config: Some(file),
             url: Some("https://two.example/".to_owned()),
             key: Some("elsewhere".into()),
+            pins: vec![pin],
             ..Flags::default()
         };
         let config = SenderConfig::from_flags(flags).unwrap();
@@ -232,6 +247,7 @@ mod tests {
             ("https://two.example/", "acme", "k7")
         );
         assert_eq!(config.secret.as_path(), dir.path().join("s"), "the file's paths start at the file");
+        assert_eq!(config.pins, [pin]);
         assert_eq!(config.key.file.as_path(), Path::new("elsewhere"), "the command line's where it is typed");
     }
 
@@ -248,6 +264,10 @@ mod tests {
         let refused = config.sender_with(client.clone(), Clock::system(), secret(), &secret());
         assert!(refused.unwrap_err().to_string().contains("danger_plain_http"));
         let config = SenderConfig { danger_plain_http: true, ..config };
-        config.sender_with(client, Clock::system(), secret(), &secret()).unwrap();
+        config.sender_with(client.clone(), Clock::system(), secret(), &secret()).unwrap();
+        let pin = format!("sha256/{}=", "A".repeat(43)).parse().unwrap();
+        let config = SenderConfig { pins: vec![pin], ..config };
+        let refused = config.sender_with(client, Clock::system(), secret(), &secret());
+        assert!(refused.unwrap_err().to_string().contains("pinned"));
     }
 }

@@ -105,7 +105,7 @@ fn report(args: &Args, sender_dir: &str) {
 {} {name}. Its sender gets {}/, and nobody else.
 
 {}
-  restart the processors, then ingest: they read their configuration at the start
+  wait until the processors and ingest have reloaded: their config_generation rises within seconds, or send SIGHUP
   sealstream send --config {} --data '{{\"id\":\"evt_1\",\"type\":\"hello\"}}'",
         paint.good("Added"),
         dir.join(sender_dir).display(),
@@ -114,7 +114,8 @@ fn report(args: &Args, sender_dir: &str) {
     ));
 }
 
-fn parse(path: &Path) -> Result<DocumentMut> {
+/// Reads a configuration with its comments.
+pub(crate) fn parse(path: &Path) -> Result<DocumentMut> {
     let text = read(path).context("--dir names a deployment that `sealstream init` made")?;
     text.parse().with_context(|| path.display().to_string())
 }
@@ -197,7 +198,7 @@ fn ca(dir: &Path) -> Result<Option<String>> {
 }
 
 /// Replaces a configuration by one that loads, keeping its mode.
-fn replace<E>(path: &Path, document: &DocumentMut, check: impl FnOnce(&Path) -> Result<(), E>) -> Result<()>
+pub(crate) fn replace<E>(path: &Path, document: &DocumentMut, check: impl FnOnce(&Path) -> Result<(), E>) -> Result<()>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -207,13 +208,13 @@ where
     std::io::Write::write_all(&mut file, document.to_string().as_bytes())?;
     file.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
     file.as_file().sync_all()?;
-    check(file.path()).with_context(|| format!("{} would not load with this source", path.display()))?;
+    check(file.path()).with_context(|| format!("{} would not load any more; nothing was changed", path.display()))?;
     file.persist(path).with_context(|| format!("replacing {}", path.display()))?;
     Ok(())
 }
 
 /// Takes back files that were just written.
-fn forget(dir: &Path, files: &[NewFile]) {
+pub(crate) fn forget(dir: &Path, files: &[NewFile]) {
     for file in files {
         // One that stays is named by the next run.
         let _ = std::fs::remove_file(dir.join(&file.path));

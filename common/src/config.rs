@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 
 use tree::{Node, Origin, Step, Value};
 
-pub use types::{ByteSize, ConfigPath, SecretFile, SecretFileError, duration, durations};
+pub use types::{ByteSize, ConfigPath, Moment, Period, SecretFile, SecretFileError, duration, durations};
 
 /// The exit status of a program whose configuration is wrong (`EX_CONFIG` of sysexits.h).
 pub const EXIT_STATUS: u8 = 78;
@@ -111,6 +111,12 @@ impl fmt::Display for Mistakes {
 }
 
 impl std::error::Error for Mistakes {}
+
+impl From<Mistake> for Mistakes {
+    fn from(mistake: Mistake) -> Self {
+        Self(vec![mistake])
+    }
+}
 
 /// The process's environment in the form that [`load`] takes.
 pub fn environment() -> impl Iterator<Item = (String, String)> {

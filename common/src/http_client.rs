@@ -1,8 +1,12 @@
 //! The HTTPS client of the sender and of the HTTP sink: one bounded exchange at a time, on pooled connections.
 //!
+//! With pins, a server must have one of the pinned keys *and* a valid certificate.
+//!
 //! It knows nothing of retries and follows no redirect. The system's root certificates are trusted, with those that
 //! the configuration adds; verification has no off switch. Plain HTTP is refused unless it was asked for. Proxy
 //! variables of the environment are not read.
+
+mod pinned;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +20,14 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::VerifierBuilderError;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
+use crate::pin::Pin;
 use crate::tls;
+
+use pinned::{NotPinned, Pinned};
 
 /// An idle connection is closed by us after this time: a little less than the 5 s after which common servers close
 /// theirs, so that a request seldom meets a connection that is just being closed.
@@ -50,13 +58,20 @@ pub struct ClientOptions {
     pub schemes: Schemes,
     /// Certificates of authorities that are trusted besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
+    /// The keys that a server may have; empty for any key with a valid certificate.
+    pub pins: Vec<Pin>,
     /// Longest time for a TCP connection to come up. TLS counts towards the request's own timeout.
     pub connect_timeout: Duration,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { schemes: Schemes::HttpsOnly, extra_roots: Vec::new(), connect_timeout: Duration::from_secs(5) }
+        Self {
+            schemes: Schemes::HttpsOnly,
+            extra_roots: Vec::new(),
+            pins: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -69,6 +84,9 @@ pub enum ClientError {
     /// Neither the system nor the configuration has a root certificate, and only HTTPS is allowed.
     #[error("no root certificates: install the system's (package ca-certificates) or configure a `ca`")]
     NoRoots,
+    /// The trusted certificates can't be checked against. Ours.
+    #[error("certificates cannot be verified")]
+    Verifier(#[source] VerifierBuilderError),
     /// The crypto provider does not offer what we ask for. Ours.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
@@ -80,6 +98,10 @@ pub enum CallError {
     /// No connection: the request was not sent.
     #[error("no connection")]
     Connect(#[source] hyper_util::client::legacy::Error),
+    /// The server has a valid certificate for another key than the pinned ones: the request was not sent. It is not the
+    /// one that was meant, or its key was changed before the pins were.
+    #[error("the server's key is not pinned: it is {0}")]
+    NotPinned(Pin),
     /// The connection broke. The request may have been received.
     #[error("the connection broke before an answer")]
     Broken(#[source] hyper_util::client::legacy::Error),
@@ -97,11 +119,17 @@ pub struct HttpsClient {
 impl HttpsClient {
     /// Makes a client; reads the system's root certificates.
     pub fn new(options: &ClientOptions) -> Result<Self, ClientError> {
+        let roots = roots(options)?;
         let tls_config = ClientConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&tls::VERSIONS)
-            .map_err(ClientError::Tls)?
-            .with_root_certificates(roots(options)?)
-            .with_no_client_auth();
+            .map_err(ClientError::Tls)?;
+        let tls_config = if options.pins.is_empty() {
+            tls_config.with_root_certificates(roots)
+        } else {
+            let verifier = Pinned::new(roots, options.pins.clone()).map_err(ClientError::Verifier)?;
+            tls_config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        };
+        let tls_config = tls_config.with_no_client_auth();
 
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -132,7 +160,11 @@ impl HttpsClient {
         let answer = tokio::time::timeout_at(deadline, self.request(request))
             .await
             .map_err(|_| CallError::Timeout(timeout))?
-            .map_err(|error| if error.is_connect() { CallError::Connect(error) } else { CallError::Broken(error) })?;
+            .map_err(|error| match NotPinned::in_causes_of(&error) {
+                Some(NotPinned(pin)) => CallError::NotPinned(pin),
+                None if error.is_connect() => CallError::Connect(error),
+                None => CallError::Broken(error),
+            })?;
         let (head, body) = answer.into_parts();
         let mut kept = BytesMut::new();
         // Late or whole, the status stands.

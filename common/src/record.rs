@@ -322,7 +322,9 @@ impl RecordKeys {
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         value: &[u8],
     ) -> Result<Head, RecordError> {
-        self.verify(topic, headers, value)?.head()
+        let raw = self.verify(topic, headers, value)?;
+        let head = raw.head()?;
+        if raw.has_only(Some(&head), None) { Ok(head) } else { Err(RecordError::Malformed) }
     }
 
     /// Checks the MAC of a record of `dead`, then reads the marker, or why the letter is dead and, if it was ever trusted,
@@ -334,10 +336,14 @@ impl RecordKeys {
     ) -> Result<Dead, RecordError> {
         let raw = self.verify(&Topic::Dead, headers, value)?;
         if raw.has(Field::Letter) {
-            return Ok(Dead::Marker(raw.marker()?));
+            return if value.is_empty() { Ok(Dead::Marker(raw.marker()?)) } else { Err(RecordError::Malformed) };
         }
         let head = if raw.has(Field::Source) { Some(raw.head()?) } else { None };
-        Ok(Dead::Letter { head, failure: raw.failure()? })
+        let failure = raw.failure()?;
+        if !raw.has_only(head.as_ref(), Some(&failure)) {
+            return Err(RecordError::Malformed);
+        }
+        Ok(Dead::Letter { head, failure })
     }
 
     fn verify<'a>(
@@ -366,6 +372,20 @@ impl RecordKeys {
         mac(&key.mac, topic, &raw.0, value).verify_slice(&tag).map_err(|_| RecordError::BadMac)?;
         if raw.text(Field::Version)? == VERSION { Ok(raw) } else { Err(RecordError::Malformed) }
     }
+}
+
+/// The id of the key that a record claims its MAC is by. Nothing is checked.
+pub fn mac_key_id<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<&'a str> {
+    parse_mac(claimed(headers, MAC_HEADER)?).map(|(id, _)| id)
+}
+
+/// The source that a record claims to be of. Nothing is checked.
+pub fn source_of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<&'a str> {
+    std::str::from_utf8(claimed(headers, NAMES[Field::Source as usize])?).ok()
+}
+
+fn claimed<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>, wanted: &str) -> Option<&'a [u8]> {
+    headers.find(|(name, _)| *name == wanted).map(|(_, text)| text)
 }
 
 fn parse_mac(text: &[u8]) -> Option<(&str, Vec<u8>)> {
@@ -471,6 +491,26 @@ impl<'a> Raw<'a> {
         self.text(field)?.parse().map_err(|_| RecordError::Malformed)
     }
 
+    /// A decimal number, written as it is written here: digits, and no zero before others.
+    fn number<T: std::str::FromStr>(&self, field: Field) -> Result<T, RecordError> {
+        number(self.text(field)?).ok_or(RecordError::Malformed)
+    }
+
+    fn optional_number<T: std::str::FromStr>(&self, field: Field) -> Result<Option<T>, RecordError> {
+        if self.has(field) { self.number(field).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether these headers and the version are all there are: a header that nobody reads must not be there either.
+    fn has_only(&self, head: Option<&Head>, failure: Option<&Failure>) -> bool {
+        let of_head = |head: &Head| {
+            let identity = head.identity.map_or(0, |identity| 1 + usize::from(identity.previous.is_some()));
+            let retry = head.retry.as_ref().map_or(0, |retry| 5 + usize::from(retry.due_ms.is_some()));
+            3 + usize::from(head.traceparent.is_some()) + identity + retry + usize::from(head.redriven_ms.is_some())
+        };
+        let of_failure = |failure: &Failure| 3 + usize::from(failure.status.is_some());
+        self.0.iter().flatten().count() == 1 + head.map_or(0, of_head) + failure.map_or(0, of_failure)
+    }
+
     fn keyed_id(&self, field: Field) -> Result<Option<KeyedId>, RecordError> {
         let Some(text) = self.optional(field)? else { return Ok(None) };
         let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| RecordError::Malformed)?;
@@ -483,23 +523,23 @@ impl<'a> Raw<'a> {
         let retry = if self.has(Field::Sink) {
             Some(Retry {
                 sink: self.parsed(Field::Sink)?,
-                first_seen_ms: self.parsed(Field::FirstSeen)?,
-                redrive: self.parsed(Field::Redrive)?,
-                attempt: self.parsed(Field::Attempt)?,
-                hop: self.parsed(Field::Hop)?,
-                due_ms: self.has(Field::Due).then(|| self.parsed(Field::Due)).transpose()?,
+                first_seen_ms: self.number(Field::FirstSeen)?,
+                redrive: self.number(Field::Redrive)?,
+                attempt: self.number(Field::Attempt)?,
+                hop: self.number(Field::Hop)?,
+                due_ms: self.optional_number(Field::Due)?,
             })
         } else {
             None
         };
         Ok(Head {
             source: self.parsed(Field::Source)?,
-            received_ms: self.parsed(Field::Received)?,
+            received_ms: self.number(Field::Received)?,
             timestamp: self.text(Field::Timestamp)?.into(),
             traceparent: self.optional(Field::Traceparent)?.map(Into::into),
             identity,
             retry,
-            redriven_ms: if self.has(Field::Redriven) { Some(self.parsed(Field::Redriven)?) } else { None },
+            redriven_ms: self.optional_number(Field::Redriven)?,
         })
     }
 
@@ -507,19 +547,25 @@ impl<'a> Raw<'a> {
         let reason = self.text(Field::Reason)?;
         let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason);
         let mut origin = self.text(Field::Origin)?.rsplitn(3, '/');
-        let offset = origin.next().and_then(|text| text.parse().ok());
-        let partition = origin.next().and_then(|text| text.parse().ok());
-        let status = if self.has(Field::Status) { Some(self.parsed(Field::Status)?) } else { None };
+        let offset = origin.next().and_then(number);
+        let partition = origin.next().and_then(number);
+        let status = self.optional_number(Field::Status)?;
         match (reason, origin.next(), partition, offset) {
             (Some(reason), Some(role), Some(partition), Some(offset)) => Ok(Failure {
                 reason,
                 status,
                 origin: Origin { role: role.to_owned(), partition, offset },
-                failed_ms: self.parsed(Field::Failed)?,
+                failed_ms: self.number(Field::Failed)?,
             }),
             _ => Err(RecordError::Malformed),
         }
     }
+}
+
+/// Reads a decimal number as it is written here. `FromStr` would also take a sign and zeros before it.
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let canonical = text == "0" || !text.starts_with(['0', '+', '-']);
+    canonical.then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]

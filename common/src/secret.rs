@@ -37,7 +37,21 @@ impl fmt::Debug for Secret {
 
 #[cfg(test)]
 mod tests {
+    use static_assertions::{assert_impl_all, assert_not_impl_any};
+    use zeroize::ZeroizeOnDrop;
+
     use super::*;
+    use crate::id::IdKey;
+    use crate::record::{RecordKey, RecordKeys};
+    use crate::standard_webhooks::SigningKey;
+
+    // It is wiped, and there is no way to print it, to write it out, or to have it twice.
+    assert_impl_all!(Zeroizing<Vec<u8>>: ZeroizeOnDrop);
+    assert_not_impl_any!(Secret: Clone, fmt::Display, serde::Serialize, AsRef<[u8]>);
+    assert_not_impl_any!(SigningKey: Clone, fmt::Display, serde::Serialize);
+    assert_not_impl_any!(IdKey: Clone, fmt::Display, serde::Serialize);
+    assert_not_impl_any!(RecordKey: Clone, fmt::Display, serde::Serialize);
+    assert_not_impl_any!(RecordKeys: Clone, fmt::Display, serde::Serialize);
 
     #[test]
     fn debug_shows_nothing() {

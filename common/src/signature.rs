@@ -179,6 +179,13 @@ impl Signatures {
         Ok(Self { macs, len })
     }
 
+    /// Signatures that were read elsewhere; an error for more than [`SIGNATURES_MAX`].
+    pub(crate) fn new(shown: &[[u8; MAC_LEN]]) -> Result<Self, SignaturesError> {
+        let mut macs = [[0; MAC_LEN]; SIGNATURES_MAX];
+        macs.get_mut(..shown.len()).ok_or(SignaturesError)?.copy_from_slice(shown);
+        Ok(Self { macs, len: shown.len() })
+    }
+
     /// The decoded signatures.
     pub fn as_slice(&self) -> &[[u8; MAC_LEN]] {
         &self.macs[..self.len]

@@ -34,7 +34,7 @@ pub enum LogFormat {
 }
 
 /// The `[log]` table of a configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// How lines look.
@@ -75,15 +75,6 @@ pub fn install_logging(config: &LogConfig) {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
         LogFormat::Human => lines.try_init(),
     };
-}
-
-/// Makes every panic of this process one log line that tells the place but not the message: messages can quote data.
-pub fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        tracing::error!(place, thread, "panic");
-    }));
 }
 
 /// The registry of this process, which the `metrics` macros write to. The first call installs it.

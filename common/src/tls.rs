@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::config::ConfigPath;
 
@@ -46,15 +49,43 @@ pub enum TlsError {
         #[source]
         cause: rustls::Error,
     },
-    /// A certificate of an authority cannot be used.
-    #[error("the authorities in {} cannot be used: {cause}", path.display())]
-    Authorities {
+    /// An authority's certificate is none that certificates can be checked against.
+    #[error("an authority in {} cannot be used: {cause}", path.display())]
+    Authority {
         /// The file.
         path: PathBuf,
         /// What rustls said.
         #[source]
         cause: rustls::Error,
     },
+    /// Clients' certificates can't be checked with these authorities and revocation lists.
+    #[error("client certificates cannot be checked with {}: {cause}", ca.display())]
+    Clients {
+        /// The authorities' file.
+        ca: PathBuf,
+        /// What rustls said.
+        #[source]
+        cause: VerifierBuilderError,
+    },
+    /// A file holds something that is no X.509.
+    #[error("{} holds something that is no {item}", path.display())]
+    X509 {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        item: &'static str,
+    },
+}
+
+/// Which clients may connect, by their certificates.
+#[derive(Debug, Clone, Copy)]
+pub struct Clients<'a> {
+    /// PEM of the authorities that their certificates may come from.
+    pub ca: &'a Path,
+    /// PEM of those authorities' revocation lists. Every authority on the way to a certificate must have one in it.
+    pub crl: Option<&'a Path>,
+    /// Whether a client without a certificate is refused.
+    pub required: bool,
 }
 
 /// The crypto provider, with its cipher suites listed one by one.
@@ -81,6 +112,16 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// A server's configuration from a certificate chain and its key, both PEM files, offering HTTP/2 and HTTP/1.1 by ALPN.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config_for(certificate, key, None)
+}
+
+/// The same for clients that have certificates. What is not resumed is checked anew, and a new configuration resumes
+/// nothing of another.
+pub fn server_config_for(
+    certificate: &Path,
+    key: &Path,
+    clients: Option<Clients<'_>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(certificate)?;
     let pem = |cause| TlsError::Pem { path: key.into(), item: "private key", cause };
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(pem)?;
@@ -88,7 +129,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&VERSIONS)
         .map_err(unusable)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.map_or_else(|| Ok(WebPkiClientVerifier::no_client_auth()), verifier)?)
         .with_single_cert(chain, private_key)
         .map_err(unusable)?;
     config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP11.to_vec()];
@@ -98,18 +139,71 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
 
 /// A client's configuration that trusts the authorities in a PEM file, or the system's where no file is named.
 pub fn client_config(ca: &ConfigPath) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let path = ca.as_path();
-    let unusable = |cause| TlsError::Authorities { path: path.into(), cause };
-    if ca.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    } else {
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(unusable)?;
+    let roots = match ca.if_set() {
+        Some(path) => authorities(path)?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
         }
-    }
+    };
+    let unusable = |cause| TlsError::Authority { path: ca.as_path().into(), cause };
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS).map_err(unusable)?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn verifier(clients: Clients<'_>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = authorities(clients.ca)?;
+    let crls = clients.crl.map(revocation_lists).transpose()?.unwrap_or_default();
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).with_crls(crls);
+    let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|cause| TlsError::Clients { ca: clients.ca.into(), cause })
+}
+
+/// The authorities in a PEM file, at least one.
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|cause| TlsError::Authority { path: path.into(), cause })?;
+    }
+    Ok(roots)
+}
+
+/// Every revocation list in a PEM file, at least one.
+fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let pem = |cause| TlsError::Pem { path: path.into(), item: "revocation list", cause };
+    let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(pem)?;
+    let lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(pem)?;
+    if lists.is_empty() {
+        return Err(pem(rustls_pki_types::pem::Error::NoItemsFound));
+    }
+    Ok(lists)
+}
+
+/// When the first certificate of a PEM file ends, Unix seconds.
+pub fn certificate_expiry(path: &Path) -> Result<u64, TlsError> {
+    let wrong = || TlsError::X509 { path: path.into(), item: "certificate" };
+    let ends = certificates(path)?.into_iter().map(|der| {
+        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| wrong())?;
+        Ok(certificate.validity().not_after.timestamp())
+    });
+    first(ends.collect::<Result<_, _>>()?).ok_or_else(wrong)
+}
+
+/// When the first revocation list of a PEM file should have been replaced, Unix seconds; `None` if none says.
+pub fn revocation_expiry(path: &Path) -> Result<Option<u64>, TlsError> {
+    let wrong = |_| TlsError::X509 { path: path.into(), item: "revocation list" };
+    let mut ends = Vec::new();
+    for der in revocation_lists(path)? {
+        let (_, list) = CertificateRevocationList::from_der(&der).map_err(wrong)?;
+        ends.extend(list.next_update().map(|time| time.timestamp()));
+    }
+    Ok(first(ends))
+}
+
+/// The first of these times; what ended before 1970 ended then.
+fn first(ends: Vec<i64>) -> Option<u64> {
+    ends.into_iter().min().map(|end| u64::try_from(end).unwrap_or(0))
 }
 
 /// Every certificate in a PEM file, at least one.
@@ -155,6 +249,43 @@ mod tests {
         std::fs::write(&certificate, "no PEM").unwrap();
         assert!(matches!(server_config(&certificate, &key), Err(TlsError::Pem { item: "certificate", .. })));
         assert!(matches!(certificates(&dir.path().join("absent")), Err(TlsError::Pem { .. })));
+    }
+
+    #[test]
+    fn clients_are_checked_by_authorities_and_lists_that_are_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (certificate_pem, key_pem) = pair();
+        std::fs::write(path("cert.pem"), &certificate_pem).unwrap();
+        std::fs::write(path("key.pem"), key_pem).unwrap();
+        std::fs::write(path("empty.pem"), "").unwrap();
+        std::fs::write(path("crl.pem"), "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").unwrap();
+        let with = |ca: &str, crl: Option<&str>| {
+            let (ca, crl) = (path(ca), crl.map(path));
+            let clients = Clients { ca: &ca, crl: crl.as_deref(), required: true };
+            server_config_for(&path("cert.pem"), &path("key.pem"), Some(clients))
+        };
+        assert!(with("cert.pem", None).is_ok());
+        assert!(matches!(with("key.pem", None), Err(TlsError::Pem { item: "certificate", .. })));
+        assert!(matches!(with("empty.pem", None), Err(TlsError::Pem { item: "certificate", .. })));
+        assert!(matches!(with("cert.pem", Some("cert.pem")), Err(TlsError::Pem { item: "revocation list", .. })));
+        assert!(matches!(with("cert.pem", Some("crl.pem")), Err(TlsError::Clients { .. })));
+    }
+
+    #[test]
+    fn the_first_end_of_a_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("certs.pem");
+        let ending = |year: i32| {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        std::fs::write(&path, ending(2040) + &ending(2030) + &ending(2050)).unwrap();
+        assert_eq!(certificate_expiry(&path).unwrap(), 1_893_456_000);
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(matches!(certificate_expiry(&path), Err(TlsError::X509 { .. })));
+        assert!(matches!(revocation_expiry(&path), Err(TlsError::Pem { .. })));
     }
 
     #[test]

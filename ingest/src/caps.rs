@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::shutdown::Group;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::config::Limits;
+use crate::edge::resize;
 use crate::metrics::ConnectionOutcome;
 use crate::network::Network;
 
@@ -16,9 +19,9 @@ type Counts = Arc<Mutex<HashMap<Network, usize>>>;
 /// The caps.
 pub(crate) struct Caps {
     all: Arc<Semaphore>,
-    per_network: usize,
+    per_network: AtomicUsize,
     counts: Counts,
-    handshakes: Semaphore,
+    handshakes: Arc<Semaphore>,
 }
 
 impl Caps {
@@ -26,10 +29,17 @@ impl Caps {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             all: Arc::new(Semaphore::new(limits.connections_max)),
-            per_network: limits.connections_per_ip_max,
+            per_network: AtomicUsize::new(limits.connections_per_ip_max),
             counts: Counts::default(),
-            handshakes: Semaphore::new(limits.handshakes_max),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
         }
+    }
+
+    /// Changes the caps. No connection is ended for that.
+    pub(crate) fn apply(&self, before: &Limits, after: &Limits, group: &Group) {
+        resize(&self.all, before.connections_max, after.connections_max, group);
+        resize(&self.handshakes, before.handshakes_max, after.handshakes_max, group);
+        self.per_network.store(after.connections_per_ip_max, Ordering::Relaxed);
     }
 
     /// A place for one more connection, from wherever it is, or how to count the one that finds none.
@@ -42,7 +52,7 @@ impl Caps {
     pub(crate) fn settle(&self, entry: Entry, network: Network) -> Result<Slot, ConnectionOutcome> {
         let mut counts = self.counts.lock();
         let count = counts.entry(network).or_insert(0);
-        if *count >= self.per_network {
+        if *count >= self.per_network.load(Ordering::Relaxed) {
             return Err(ConnectionOutcome::OverNetworkCap);
         }
         *count += 1;

@@ -2,19 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spec};
+use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, Moment, Period, SecretFile, Spec};
 use common::envelope::Format;
 use common::id::{KeyId, SourceId};
 use common::kafka::client::KafkaConfig;
 use common::limits::{BODY_BYTES_CAP, RECORD_BYTES_MAX};
+use common::pin::Pin;
 use common::signature::{SIGNATURES_MAX, Window};
 use common::telemetry::LogConfig;
 use common::topics::Prefix;
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::rate::ENTRY_BYTES_MAX;
+use crate::scheme::Scheme;
+use crate::server::connection_bytes_max;
+
+/// Most secrets of one source, whether they are accepted now, were once, or will be: each is worked through for every request
+/// to the source's path.
+const SECRETS_MAX: usize = 4 * SIGNATURES_MAX;
 
 /// The manual, and the defaults.
 pub const DEFAULTS: &str = include_str!("../ingest.default.toml");
@@ -41,6 +50,8 @@ pub struct Config {
     pub rate: Rate,
     /// `[drain]`
     pub drain: Drain,
+    /// `[reload]`
+    pub reload: Reload,
     /// `[pipeline]`
     pub pipeline: Pipeline,
     /// `[source.<name>]`
@@ -57,10 +68,26 @@ pub struct Listen {
     pub certificate: ConfigPath,
     /// Its private key.
     pub key: ConfigPath,
+    /// The authorities of clients' certificates; empty for none.
+    pub client_ca: ConfigPath,
+    /// Their revocation lists; empty for none.
+    pub client_crl: ConfigPath,
+    /// Whether a client needs a certificate.
+    pub client_certificate: ClientCertificate,
     /// Load balancers that say for whom they connect.
     pub proxy_protocol: ProxyProtocol,
     /// HTTP proxies that say for whom they ask.
     pub forwarded: Forwarded,
+}
+
+/// Whether a client needs a certificate, where there is a `client_ca`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificate {
+    /// Every client does.
+    Required,
+    /// Only those of sources that have pins.
+    Optional,
 }
 
 /// `listen.proxy_protocol`
@@ -92,6 +119,15 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
+/// `[reload]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// How often files are looked at; 0 for never.
+    #[serde(with = "config::duration")]
+    pub interval: Duration,
+}
+
 /// `[admin]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +145,7 @@ pub struct Topics {
 }
 
 /// `[publish]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     /// How long a sender waits for the broker.
@@ -125,7 +161,7 @@ pub struct Publish {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Of one body.
@@ -160,6 +196,8 @@ pub struct Limits {
     pub connection_age_max: Duration,
     /// HTTP/2 streams at once on one connection.
     pub streams_per_connection_max: u32,
+    /// HTTP/2 frames that no request explains, on one connection.
+    pub frames_without_request_max: u64,
     /// Requests between their head and their answer.
     pub requests_in_flight_max: usize,
     /// Per network; 0 for no limit.
@@ -171,7 +209,7 @@ pub struct Limits {
 }
 
 /// `[rate]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Per network and path; 0 for no limit.
@@ -197,7 +235,7 @@ pub enum RateStore {
 }
 
 /// `[rate.redis]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateRedis {
     /// `host:port`.
@@ -215,7 +253,7 @@ pub struct RateRedis {
 }
 
 /// `[rate.redis.tls]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateRedisTls {
     /// Whether to use TLS.
@@ -225,7 +263,7 @@ pub struct RateRedisTls {
 }
 
 /// `[drain]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
     /// How long to go on listening.
@@ -254,6 +292,29 @@ pub struct KeyFile {
     pub file: SecretFile,
 }
 
+/// One secret of a source.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSecret {
+    /// Its name.
+    pub id: KeyId,
+    /// Its file.
+    pub file: SecretFile,
+    /// When it begins to be accepted.
+    #[serde(default)]
+    pub not_before: Option<Moment>,
+    /// When it ends.
+    #[serde(default)]
+    pub not_after: Option<Moment>,
+}
+
+impl SourceSecret {
+    /// When it is accepted.
+    pub fn period(&self) -> Period {
+        Period { not_before: self.not_before, not_after: self.not_after }
+    }
+}
+
 /// `[source.<name>]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,23 +323,68 @@ pub struct Source {
     pub enabled: bool,
     /// Where its senders POST to.
     pub path: String,
+    /// How its senders sign.
+    pub scheme: Scheme,
     /// What its senders may send.
     pub formats: Vec<Format>,
     /// How far a timestamp may be from our clock.
     #[serde(with = "config::duration")]
     pub tolerance: Duration,
-    /// Active secrets.
-    pub secrets: Vec<KeyFile>,
+    /// Its secrets.
+    pub secrets: Vec<SourceSecret>,
     /// Accepted requests; 0 for no limit.
     pub requests_per_second: u32,
     /// At once; 0 for a second's worth.
     pub burst: u32,
+    /// The keys that its senders' client certificates may have; empty if they need none.
+    pub pins: Vec<Pin>,
 }
 
 impl Config {
     /// Loads the file over the defaults, then the variables that begin with `INGEST__`.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         config::load(Spec { name: "ingest", defaults: DEFAULTS, env_prefix: "INGEST" }, file, env)
+    }
+
+    /// Every file that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Listen { certificate, key, client_ca, client_crl, .. } = &self.listen;
+        let paths = [certificate, key, client_ca, client_crl].into_iter().filter_map(ConfigPath::if_set);
+        let secrets = self.source.values().flat_map(|source| &source.secrets).map(|secret| &secret.file);
+        let secrets = secrets.chain([&self.pipeline.edge_key.file]).map(SecretFile::as_path);
+        let paths = paths.chain(self.rate.files());
+        paths.chain(secrets).map(Path::to_owned).chain(self.kafka.files()).collect()
+    }
+
+    /// The keys whose values differ from `running`'s and take effect only at a start.
+    pub fn restart_keys(&self, running: &Self) -> Vec<String> {
+        let differing = [
+            ("listen.address", self.listen.address != running.listen.address),
+            ("admin.address", self.admin.address != running.admin.address),
+            ("log", self.log != running.log),
+            ("kafka.bootstrap", self.kafka.bootstrap != running.kafka.bootstrap),
+            ("topics.prefix", self.topics.prefix != running.topics.prefix),
+            ("publish", self.publish != running.publish),
+            ("rate", self.rate.needs_start(&running.rate)),
+            ("drain", self.drain != running.drain),
+            ("reload.interval", self.reload != running.reload),
+        ];
+        differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+    }
+
+    /// What senders can make ingest keep in memory, in bytes, whatever they do: bodies of requests in flight, records that
+    /// wait for the broker, connections that each fill everything that they may, and tables of addresses. The process itself
+    /// comes on top.
+    pub fn memory_bytes_max(&self) -> u64 {
+        /// What Kafka's client keeps for a record beside the record.
+        const QUEUED_RECORD_BYTES: u64 = 1024;
+        let (limits, publish) = (&self.limits, &self.publish);
+        let bodies = limits.requests_in_flight_max as u64 * limits.body_bytes_max.as_u64();
+        let queue = publish.queue_bytes.as_u64() + u64::from(publish.queue_records) * QUEUED_RECORD_BYTES;
+        let connections = limits.connections_max as u64 * connection_bytes_max(limits);
+        let tables = u64::from(self.rate.requests_per_minute > 0) + u64::from(limits.failed_authentications_per_second > 0);
+        let addresses = tables * self.rate.addresses_max as u64 * ENTRY_BYTES_MAX;
+        bodies + queue + connections + addresses
     }
 }
 
@@ -293,6 +399,8 @@ impl Check for Config {
         require(!self.listen.certificate.is_empty(), "listen.certificate", "is required: a PEM file");
         require(!self.listen.key.is_empty(), "listen.key", "is required: a PEM file");
         require(!self.pipeline.edge_key.file.is_empty(), "pipeline.edge_key.file", "is required: a file with the key");
+        let clients = !self.listen.client_ca.is_empty();
+        require(clients || self.listen.client_crl.is_empty(), "listen.client_crl", "needs listen.client_ca");
         require(!self.source.is_empty(), "source", "at least one source is required: [source.<name>]");
         self.publish.check(&mut require);
         self.limits.check(&mut require);
@@ -303,8 +411,16 @@ impl Check for Config {
             "must be more than limits.body_deadline and publish.ack_deadline together",
         );
         require(self.drain.notice < self.drain.deadline, "drain.notice", "must be shorter than drain.deadline");
+        let mut schemes = BTreeMap::new();
         for (id, source) in &self.source {
+            let scheme = schemes.entry(&source.path).or_insert(source.scheme);
+            require(
+                *scheme == source.scheme,
+                &format!("source.{id}.scheme"),
+                "must be that of every source on its path",
+            );
             source.check(&mut |holds, key, sentence| require(holds, &format!("source.{id}.{key}"), sentence));
+            require(clients || source.pins.is_empty(), &format!("source.{id}.pins"), "needs listen.client_ca");
         }
     }
 }
@@ -359,10 +475,23 @@ impl Limits {
         }
         require(self.requests_per_connection_max > 0, "limits.requests_per_connection_max", "must not be 0");
         require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
+        let frames = self.frames_without_request_max;
+        require(frames >= 100, "limits.frames_without_request_max", "must be at least 100");
     }
 }
 
 impl Rate {
+    /// Whether this can only take effect at a start: what nodes share is set up once.
+    pub(crate) fn needs_start(&self, running: &Self) -> bool {
+        self != running && [self, running].iter().any(|rate| rate.store == RateStore::Redis)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let RateRedis { password_file, tls, .. } = &self.redis;
+        let files = [password_file.as_path(), tls.ca.as_path()].into_iter();
+        files.filter(|file| self.store == RateStore::Redis && !file.as_os_str().is_empty())
+    }
+
     fn check(&self, require: &mut Require<'_>) {
         require(self.addresses_max >= 1024, "rate.addresses_max", "must be at least 1024");
         // More would not fit the numbers that are kept.
@@ -408,12 +537,16 @@ impl Source {
             "tolerance",
             "must be whole seconds from 30s to 15m",
         );
-        require(self.secrets.len() <= SIGNATURES_MAX, "secrets", "must be at most 5");
+        let periods: Vec<Period> = self.secrets.iter().map(SourceSecret::period).collect();
+        require(Period::overlap(&periods) <= SIGNATURES_MAX, "secrets", "must be at most 5 at any time");
+        require(self.secrets.len() <= SECRETS_MAX, "secrets", "must be at most 20, those not accepted now included");
         require(!self.enabled || !self.secrets.is_empty(), "secrets", "must not be empty while the source is enabled");
         let mut ids = BTreeSet::new();
         for (index, secret) in self.secrets.iter().enumerate() {
             require(ids.insert(&secret.id), &format!("secrets[{index}].id"), "is used twice");
             require(!secret.file.is_empty(), &format!("secrets[{index}].file"), "must not be empty");
+            let period = secret.period();
+            require(!period.is_empty(), &format!("secrets[{index}].not_after"), "must be later than not_before");
         }
     }
 }
@@ -456,6 +589,11 @@ mod tests {
             ("limits.uri_bytes_max = \"16KiB\"", "limits.uri_bytes_max = 16385", "limits.uri_bytes_max"),
             ("limits.header_count_max = 8", "limits.header_count_max = 7", "limits.header_count_max"),
             ("limits.connections_max = 1", "limits.connections_max = 0", "limits.connections_max"),
+            (
+                "limits.frames_without_request_max = 100",
+                "limits.frames_without_request_max = 99",
+                "limits.frames_without_request_max",
+            ),
             ("limits.head_deadline = \"1ms\"", "limits.head_deadline = \"0s\"", "limits.head_deadline"),
             ("drain.deadline = \"26s\"", "drain.deadline = \"25s\"", "drain.deadline"),
             ("drain.notice = \"29s\"", "drain.notice = \"30s\"", "drain.notice"),
@@ -499,12 +637,38 @@ mod tests {
             ("source.acme.path = \"/a/b%20c\"", "source.acme.path = \"/a b\"", "source.acme.path"),
             ("source.acme.path = \"/\"", "source.acme.path = \"a\"", "source.acme.path"),
             ("source.acme.path = \"/a\"", "source.acme.path = \"/a?b\"", "source.acme.path"),
+            (
+                "source.acme.scheme = \"standard-webhooks\"",
+                "source.b = { scheme = \"standard-webhooks\", secrets = [{ id = \"s1\", file = \"f\" }] }",
+                "source.b.scheme",
+            ),
             ("source.acme.formats = [\"jwe\"]", "source.acme.formats = []", "source.acme.formats"),
             ("source.off.enabled = false", "source.off.enabled = true", "source.off.secrets"),
+            ("listen.client_ca = \"c\"\nlisten.client_crl = \"c\"", "listen.client_crl = \"c\"", "listen.client_crl"),
         ] {
             assert_eq!(mistakes_with(good), Vec::<String>::new(), "{good}");
             assert_eq!(mistakes_with(bad), [key], "{bad}");
         }
+    }
+
+    #[test]
+    fn memory_is_the_sum_of_what_is_configured() {
+        let bound = |change: fn(&mut Config)| {
+            let mut config = crate::tests::config();
+            config.limits.requests_in_flight_max = 10;
+            config.limits.connections_max = 10;
+            change(&mut config);
+            config.memory_bytes_max()
+        };
+        let plain = bound(|_| {});
+        assert_eq!(bound(|config| config.limits.requests_in_flight_max = 11) - plain, 256 * 1024);
+        assert_eq!(bound(|config| config.limits.body_bytes_max = ByteSize::kib(257)) - plain, 10 * 1024);
+        assert_eq!(bound(|config| config.publish.queue_bytes = ByteSize::kib(256 * 1024 + 1)) - plain, 1024);
+        assert_eq!(bound(|config| config.rate.addresses_max += 1) - plain, ENTRY_BYTES_MAX);
+        assert_eq!(bound(|config| config.rate.requests_per_minute = 1) - plain, 100_000 * ENTRY_BYTES_MAX);
+        assert!(bound(|config| config.limits.connections_max = 11) > plain);
+        assert!(bound(|config| config.limits.head_bytes_max = ByteSize::kib(17)) > plain);
+        assert!(bound(|config| config.limits.streams_per_connection_max = 65) > plain);
     }
 
     #[test]
@@ -516,5 +680,36 @@ mod tests {
         assert_eq!(secrets(&["1", "2", "3", "4", "5"]), Vec::<String>::new());
         assert_eq!(secrets(&["1", "2", "3", "4", "5", "6"]), ["source.b.secrets"]);
         assert_eq!(secrets(&["1", "2", "1"]), ["source.b.secrets[2].id"]);
+    }
+
+    #[test]
+    fn five_secrets_may_be_accepted_at_any_time_and_more_one_after_the_other() {
+        let secrets = |periods: &[&str]| {
+            let one = |(id, period): (usize, &&str)| format!("{{id=\"{id}\",file=\"f\"{period}}}");
+            let list: Vec<String> = periods.iter().enumerate().map(one).collect();
+            mistakes_with(&format!("source.b.secrets = [{}]", list.join(",")))
+        };
+        let (old, new) = (",not_after=2026-01-02T00:00:00Z", ",not_before=\"2026-01-02T01:00:00+01:00\"");
+        assert_eq!(secrets(&[old, "", "", "", "", new]), Vec::<String>::new());
+        assert_eq!(secrets(&[old, "", "", "", "", "", new]), ["source.b.secrets"]);
+        assert_eq!(secrets(&[",not_before=2026-01-02T00:00:00Z,not_after=2026-01-02T00:00:01Z"]), Vec::<String>::new());
+        let empty = ",not_before=2026-01-02T00:00:00Z,not_after=2026-01-02T00:00:00Z";
+        assert_eq!(secrets(&[empty]), ["source.b.secrets[0].not_after"]);
+        assert_eq!(secrets(&[",not_after=\"soon\""]), ["source.b.secrets[0].not_after"]);
+        let one_after_the_other =
+            |day| format!(",not_before=2026-01-{day:02}T00:00:00Z,not_after=2026-01-{:02}T00:00:00Z", day + 1);
+        let days: Vec<String> = (1..=21).map(one_after_the_other).collect();
+        let days: Vec<&str> = days.iter().map(String::as_str).collect();
+        assert_eq!(secrets(&days[..20]), Vec::<String>::new());
+        assert_eq!(secrets(&days), ["source.b.secrets"]);
+    }
+
+    #[test]
+    fn pins_need_an_authority_and_a_form() {
+        let pin = format!("source.acme.pins = [\"sha256/{}=\"]", "A".repeat(43));
+        assert_eq!(mistakes_with(&format!("listen.client_ca = \"c\"\n{pin}")), Vec::<String>::new());
+        assert_eq!(mistakes_with(&pin), ["source.acme.pins"]);
+        let bad = "listen.client_ca = \"c\"\nsource.acme.pins = [\"sha256/AAAA\"]";
+        assert_eq!(mistakes_with(bad), ["source.acme.pins[0]"]);
     }
 }

@@ -9,26 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::Poll;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use common::clock::Clock;
 use common::kafka::client::ClientError;
-use common::record::RecordKeys;
+use common::shutdown::Group;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
-use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Limits};
-use crate::failures::Failures;
-use crate::forwarded::Forwarded;
+use crate::config::Config;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::publish::Publisher;
-use crate::rate::{self, RateLimiter};
+use crate::rate::exchange::{Exchange, Store};
 use crate::refusal::{Answer, Refusal};
-use crate::source::{Materials, Routes};
+use crate::settings::Settings;
 use crate::stage::admitted::Admitted;
 use crate::stage::authenticated::Authenticated;
 use crate::stage::charged::Charged;
@@ -41,15 +39,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What all requests share.
 pub(crate) struct Edge {
-    pub(crate) limits: Limits,
-    pub(crate) routes: Routes,
-    /// Balancers whose PROXY headers are believed.
-    pub(crate) proxies: Vec<IpNet>,
-    pub(crate) forwarded: Forwarded,
-    pub(crate) rate: Option<Arc<RateLimiter>>,
-    pub(crate) failures: Failures,
+    /// What is in effect.
+    settings: ArcSwap<Settings>,
+    /// Where nodes share their rate limiter's budgets, by what is in effect.
+    store: Option<Arc<ArcSwap<Store>>>,
     pub(crate) in_flight: Arc<Semaphore>,
-    pub(crate) keys: RecordKeys,
     pub(crate) publisher: Publisher,
     pub(crate) clock: Clock,
     pub(crate) metrics: EdgeMetrics,
@@ -68,22 +62,17 @@ pub(crate) struct Reply {
 }
 
 impl Edge {
-    /// Puts together what requests share. The TLS configuration of `materials` is the listener's.
+    /// Puts together what requests share.
     pub(crate) fn new(
         config: &Config,
-        materials: Materials,
+        settings: Settings,
         metrics: EdgeMetrics,
         clock: Clock,
     ) -> Result<Self, ClientError> {
         Ok(Self {
-            limits: config.limits.clone(),
-            routes: materials.routes,
-            proxies: config.listen.proxy_protocol.trusted.clone(),
-            forwarded: Forwarded::new(&config.listen.forwarded),
-            rate: rate::of_addresses(&config.rate).map(Arc::new),
-            failures: Failures::new(config),
-            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
-            keys: materials.keys,
+            store: settings.store.clone().map(|store| Arc::new(ArcSwap::from_pointee(store))),
+            in_flight: Arc::new(Semaphore::new(settings.limits.requests_in_flight_max)),
+            settings: ArcSwap::from_pointee(settings),
             publisher: Publisher::new(&config.kafka, &config.topics.prefix, &config.publish, &clock)?,
             clock,
             metrics,
@@ -91,6 +80,27 @@ impl Edge {
             draining: AtomicBool::new(false),
             requests: TaskTracker::new(),
         })
+    }
+
+    /// What is in effect now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// What shares the rate limiter's budgets with other nodes, if any do.
+    pub(crate) fn exchange(&self) -> Option<Exchange> {
+        let (limiter, store) = (self.settings().rate.clone()?, self.store.clone()?);
+        Some(Exchange::new(limiter, store, self.metrics.rate(), self.clock.clone()))
+    }
+
+    /// Lets this take effect: for every request whose body is not complete yet, and for all that come.
+    pub(crate) fn apply(&self, settings: Settings, group: &Group) {
+        let next = settings.limits.requests_in_flight_max;
+        if let (Some(in_effect), Some(store)) = (&self.store, &settings.store) {
+            in_effect.store(Arc::new(store.clone()));
+        }
+        let before = self.settings.swap(Arc::new(settings));
+        resize(&self.in_flight, before.limits.requests_in_flight_max, next, group);
     }
 
     /// From now on new requests are refused.
@@ -143,15 +153,33 @@ impl Edge {
         }
         #[cfg(test)]
         assert!(!request.headers().contains_key("x-test-panic"), "a bug");
-        let raw = RawRequest::new(request, client);
+        let raw = RawRequest::new(request, client, self.settings());
         let admitted = Admitted::admit(raw, self)?;
         let authenticated = Authenticated::authenticate(admitted, self).await?;
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
-        let record = Record::seal(fresh, &self.keys, self.clock.unix_ms())?;
+        let record = Record::seal(fresh, &self.settings().keys, self.clock.unix_ms())?;
         let charged = Charged::charge(record, self.clock.monotonic())?;
-        let published = self.publisher.publish(&charged, &self.metrics).await;
+        let source = charged.source().clone();
+        let published = self.publisher.publish(charged, &self.metrics).await;
         // No refusal costs a source anything.
-        published.inspect_err(|_| charged.give_back())
+        published.inspect_err(|_| source.limit.give_back())
+    }
+}
+
+/// Changes how many permits there are. Those given out are not taken back: what is too many goes as it comes home, before
+/// anybody else gets it.
+pub(crate) fn resize(permits: &Arc<Semaphore>, before: usize, after: usize, group: &Group) {
+    if after >= before {
+        return permits.add_permits(after - before);
+    }
+    let left = before - after;
+    let left = left - permits.forget_permits(left);
+    let left = u32::try_from(left).expect("a limit's check rules out more than a million");
+    if left > 0 {
+        let permits = permits.clone();
+        group.spawn("fewer_permits", async move {
+            permits.acquire_many_owned(left).await.expect("the semaphore is never closed").forget();
+        });
     }
 }
 
@@ -209,5 +237,34 @@ impl RequestIds {
 
     fn next(&self) -> String {
         format!("{:016x}{:08x}", self.process, self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn permits_are_resized_without_taking_any_back() {
+        let group = Group::new();
+        let permits = Arc::new(Semaphore::new(3));
+        let take = || permits.clone().try_acquire_owned();
+        let held = [take().unwrap(), take().unwrap(), take().unwrap()];
+        resize(&permits, 3, 1, &group);
+        tokio::task::yield_now().await;
+        let [one, two, three] = held;
+        drop(one);
+        assert!(take().is_err(), "three is still two more than one");
+        drop(two);
+        assert!(take().is_err());
+        drop(three);
+        assert!(group.wait(std::time::Duration::from_secs(20)).await);
+        let only = take().unwrap();
+        assert!(take().is_err());
+        resize(&permits, 1, 2, &group);
+        drop((only, take().unwrap()));
+        assert_eq!(permits.available_permits(), 2);
+        resize(&permits, 2, 1, &group);
+        assert_eq!(permits.available_permits(), 1);
     }
 }

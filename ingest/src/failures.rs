@@ -20,10 +20,31 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The limiter.
 pub(crate) struct Failures {
+    /// What it was made from.
+    config: FailuresConfig,
     budgets: Option<RateLimiter>,
-    places_max: usize,
     /// Those over their limit that are verified or wait for it. Bounded by the requests in flight.
     busy: Arc<Mutex<HashMap<Network, Busy>>>,
+}
+
+/// What the limiter is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FailuresConfig {
+    per_second: u32,
+    burst: u32,
+    places_max: usize,
+    addresses_max: usize,
+}
+
+impl From<&Config> for FailuresConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            per_second: config.limits.failed_authentications_per_second,
+            burst: config.limits.failed_authentications_burst,
+            places_max: config.limits.failing_verifications_max,
+            addresses_max: config.rate.addresses_max,
+        }
+    }
 }
 
 /// The verifications of one network.
@@ -35,13 +56,15 @@ struct Busy {
 impl Failures {
     /// As configured.
     pub(crate) fn new(config: &Config) -> Self {
-        let limits = &config.limits;
-        let quota = Quota::new(limits.failed_authentications_per_second, SECOND, limits.failed_authentications_burst);
-        Self {
-            budgets: quota.map(|quota| RateLimiter::new(quota, config.rate.addresses_max, Reach::Node)),
-            places_max: limits.failing_verifications_max,
-            busy: Arc::default(),
-        }
+        let config = FailuresConfig::from(config);
+        let quota = Quota::new(config.per_second, SECOND, config.burst);
+        let budgets = quota.map(|quota| RateLimiter::new(quota, config.addresses_max, Reach::Node));
+        Self { config, budgets, busy: Arc::default() }
+    }
+
+    /// Whether this is what the configuration asks for.
+    pub(crate) fn are_as_in(&self, config: &Config) -> bool {
+        self.config == FailuresConfig::from(config)
     }
 
     /// Whether a network has no failure left.
@@ -60,7 +83,7 @@ impl Failures {
             let mut busy = self.busy.lock();
             let of_network = busy
                 .entry(network)
-                .or_insert_with(|| Busy { places: Arc::new(Semaphore::new(self.places_max)), requests: 0 });
+                .or_insert_with(|| Busy { places: Arc::new(Semaphore::new(self.config.places_max)), requests: 0 });
             of_network.requests += 1;
             of_network.places.clone()
         };

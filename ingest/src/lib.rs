@@ -4,6 +4,8 @@
 //! acknowledgement. Ingest keeps nothing on disk, knows no event ids, and cannot open a payload: the crate that could is
 //! not among its dependencies.
 //!
+//! Its configuration is read anew while it runs: see [`common::reload`], and `settings` for what that changes.
+//!
 //! [`start`] runs it inside any process; the binary adds arguments, logs and signals.
 
 mod caps;
@@ -11,6 +13,7 @@ pub mod config;
 mod edge;
 mod failures;
 mod forwarded;
+mod frames;
 mod metrics;
 mod network;
 mod proxy_protocol;
@@ -18,7 +21,10 @@ mod publish;
 mod quota;
 mod rate;
 mod refusal;
+mod scheme;
 mod server;
+mod settings;
+mod shares;
 mod source;
 mod stage;
 
@@ -26,13 +32,16 @@ mod stage;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::admin::{self, Health};
 use common::clock::Clock;
-use common::config::Mistakes;
-use common::kafka::client::ClientError;
+use common::config::{Mistake, Mistakes};
+use common::kafka::client::{ClientError, KafkaConfig};
+use common::kafka::producer::Producer;
+use common::reload::{Facts, Marks, Reading, Ready, Reload, Reloader};
 use common::shutdown::Group;
 use common::telemetry::Metrics;
 use tokio::net::TcpListener;
@@ -41,13 +50,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use metrics::{ConnectionOutcome, HandshakeFailure, Limit, Outcome, VerificationFailure};
+pub use scheme::Scheme;
 
 use edge::Edge;
 use metrics::EdgeMetrics;
 use publish::Publisher;
-use rate::exchange::Exchange;
 use server::Server;
-use source::Materials;
+use settings::Settings;
 
 /// The condition that holds while Kafka answers and has the inbox.
 const KAFKA: &str = "kafka";
@@ -104,6 +113,7 @@ pub struct Running {
     local_addr: SocketAddr,
     admin_addr: SocketAddr,
     health: Health,
+    reload: Reload,
 }
 
 impl Running {
@@ -121,21 +131,40 @@ impl Running {
     pub fn health(&self) -> &Health {
         &self.health
     }
+
+    /// Reads its configuration anew.
+    pub fn reload(&self) -> &Reload {
+        &self.reload
+    }
 }
 
 /// Reads every file that the configuration names and tells what is wrong with them. Opens no port and reaches for no broker.
 pub fn check(config: &Config) -> Result<(), Mistakes> {
-    Materials::load(config, &EdgeMetrics::new(&Metrics::isolated(), &Clock::system())).map(drop)
+    let clock = Clock::system();
+    Settings::load(config, None, &EdgeMetrics::new(&Metrics::isolated(), &clock), &clock).map(drop)
 }
 
-/// Starts ingest as tasks of the group, and returns when it listens. Kafka need not be there yet: readiness tells.
+/// Starts ingest as tasks of the group, and returns when it listens. Kafka need not be there yet: readiness tells. Only the
+/// files that the configuration names are ever read anew.
 pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
+    start_from(move || Ok((config.clone(), Vec::new())), deps).await
+}
+
+/// The same with a configuration that is itself read anew: `load` answers it, and the files that it was read from.
+pub async fn start_from(
+    load: impl Fn() -> Result<(Config, Vec<PathBuf>), Mistakes> + Send + Sync + 'static,
+    deps: Deps,
+) -> Result<Running, StartError> {
     let Deps { group, clock, metrics } = deps;
     let edge_metrics = EdgeMetrics::new(&metrics, &clock);
-    let materials = Materials::load(&config, &edge_metrics)?;
-    let (tls, store) = (materials.tls.clone(), materials.store.clone());
-    let edge = Arc::new(Edge::new(&config, materials, edge_metrics, clock.clone())?);
-    let server = Arc::new(Server::new(edge.clone(), tls));
+    // Once to know the files, and once after they were looked at: what changes from then on is seen.
+    let marks = load().map(|(config, files)| Marks::of(&named(&config, files)))?;
+    let (config, _) = load()?;
+    let settings = Settings::load(&config, None, &edge_metrics, &clock)?;
+    let facts = Facts { restart: Vec::new(), expiries: settings.expiries.clone() };
+    let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone())?);
+    let server = Arc::new(Server::new(edge.clone()));
+    let memory_bytes_max = config.memory_bytes_max();
 
     let health = Health::new();
     health.set(TLS, true);
@@ -149,33 +178,103 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
     // The internal listener has a group of its own, since it answers to the end.
     let last = Group::new();
     let address = config.admin.address;
-    let admin_addr =
-        admin::serve(&last, address, metrics, health.clone()).await.map_err(listen("admin.address", address))?;
+    let admin_addr = admin::serve(&last, address, metrics.clone(), health.clone())
+        .await
+        .map_err(listen("admin.address", address))?;
+
+    let reloading =
+        Reloading { running: config.clone(), edge: edge.clone(), server: server.clone(), group: group.clone() };
+    let begun = common::reload::Start { name: "ingest", metrics: metrics.clone(), clock, marks, facts };
+    let reloader = Reloader::new(begun, Arc::new(move || reloading.read(&load)));
+    let reload = reloader.start(&group, config.reload.interval);
 
     let listening = CancellationToken::new();
     group.spawn("ingest_listener", server.clone().listen(listener, listening.clone()));
-    if let (Some(limiter), Some(store)) = (&edge.rate, store) {
-        let exchange = Exchange::new(limiter.clone(), store, edge.metrics.rate(), clock);
+    if let Some(exchange) = edge.exchange() {
         group.spawn("ingest_rate_exchange", exchange.run(group.token()));
     }
-    group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.token()));
+    group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.clone()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();
     group.spawn("ingest", async move {
         over.cancelled().await;
         drain.run().await;
     });
-    tracing::info!(%local_addr, %admin_addr, "ingest listens");
-    Ok(Running { local_addr, admin_addr, health })
+    tracing::info!(%local_addr, %admin_addr, memory_bytes_max, "ingest listens");
+    Ok(Running { local_addr, admin_addr, health, reload })
+}
+
+/// Every file that a configuration consists of.
+fn named(config: &Config, mut files: Vec<PathBuf>) -> Vec<PathBuf> {
+    files.extend(config.files());
+    files
+}
+
+/// Reads everything anew for a running ingest.
+struct Reloading {
+    /// What only a start changes.
+    running: Config,
+    edge: Arc<Edge>,
+    server: Arc<Server>,
+    group: Group,
+}
+
+impl Reloading {
+    /// Reads, checks and builds everything. Blocks.
+    fn read(&self, load: impl Fn() -> Result<(Config, Vec<PathBuf>), Mistakes>) -> Reading {
+        let (config, files) = match load() {
+            Ok(loaded) => loaded,
+            Err(mistakes) => return Reading { files: Vec::new(), outcome: Err(mistakes) },
+        };
+        Reading { files: named(&config, files), outcome: self.ready(&config) }
+    }
+
+    fn ready(&self, config: &Config) -> Result<Ready, Mistakes> {
+        let in_effect = self.edge.settings();
+        let settings = Settings::load(config, Some(&in_effect), &self.edge.metrics, &self.edge.clock)?;
+        let same = settings.credentials == in_effect.credentials;
+        let kafka = KafkaConfig { bootstrap: self.running.kafka.bootstrap.clone(), ..config.kafka.clone() };
+        let producer = if same { None } else { Some((self.producer(&kafka)?, kafka)) };
+        let facts = Facts { restart: config.restart_keys(&self.running), expiries: settings.expiries.clone() };
+        let (edge, server, group) = (self.edge.clone(), self.server.clone(), self.group.clone());
+        let apply = move || {
+            if let Some((producer, kafka)) = producer {
+                edge.publisher.replace(producer, kafka, &group);
+            }
+            server.apply(settings);
+        };
+        Ok(Ready { apply: Box::new(apply), facts })
+    }
+
+    /// A producer with other credentials, which has seen the inbox. Blocks.
+    fn producer(&self, kafka: &KafkaConfig) -> Result<Producer, Mistakes> {
+        let wrong = |cause: String| Mistakes::from(Mistake::new("kafka", cause));
+        let producer = publish::producer(kafka, &self.running.publish).map_err(|error| wrong(error.to_string()))?;
+        match self.edge.publisher.reaches_inbox_by(&producer, PROBE_DEADLINE) {
+            Ok(_) => Ok(producer),
+            Err(error) => Err(wrong(format!("the brokers are not reached with the new credentials: {error}"))),
+        }
+    }
 }
 
 /// Keeps the condition [`KAFKA`] true to the facts.
-async fn probe(publisher: Publisher, health: Health, over: CancellationToken) {
+async fn probe(publisher: Publisher, health: Health, group: Group) {
+    let over = group.token();
+    let (mut told, mut mended) = (None, None);
     loop {
+        if mended.is_none_or(|at: Instant| at.elapsed() >= PROBE_INTERVAL) && publisher.mend(&group) {
+            mended = Some(Instant::now());
+        }
         let probing = publisher.clone();
-        let probed = tokio::task::spawn_blocking(move || probing.reaches_inbox(PROBE_DEADLINE));
-        let Some(reached) = over.run_until_cancelled(probed).await else { return };
-        let reached = reached.unwrap_or(false);
+        let probed = tokio::task::spawn_blocking(move || probing.inbox_fault(PROBE_DEADLINE));
+        let Some(fault) = over.run_until_cancelled(probed).await else { return };
+        let fault = fault.unwrap_or_else(|panic| Some(panic.to_string()));
+        // Each reason once, until there is another or none.
+        if let Some(reason) = fault.as_ref().filter(|reason| told.as_ref() != Some(*reason)) {
+            tracing::warn!(reason, "the inbox is not reached");
+        }
+        let reached = fault.is_none();
+        told = fault;
         health.set(KAFKA, reached);
         let interval = if reached { PROBE_INTERVAL } else { PROBE_INTERVAL_UNREADY };
         if over.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {

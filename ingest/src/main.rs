@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use common::clock::Clock;
 use common::config::EXIT_STATUS;
+use common::hardening::harden;
+use common::reload::Hangups;
 use common::shutdown::Group;
 use common::telemetry;
 use ingest::{Config, Deps, StartError};
-use nix::sys::prctl::set_dumpable;
-use nix::sys::resource::{Resource, setrlimit};
 
 const USAGE: &str = "usage: ingest [--config FILE] [--check]\n";
 /// A wrong command line, as sysexits.h has it.
@@ -43,6 +42,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
+    let hardened = harden();
     let Some(arguments) = Arguments::parse(std::env::args_os().skip(1)) else {
         say(USAGE);
         return ExitCode::from(EXIT_USAGE);
@@ -68,8 +68,10 @@ fn main() -> ExitCode {
         };
     }
     telemetry::install_logging(&config.log);
-    telemetry::install_panic_hook();
-    match run(config) {
+    if let Err(error) = hardened {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
+    match run(config, arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -81,26 +83,22 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
-    keep_secrets_in_memory();
+async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     let deadline = config.drain.deadline + END_MARGIN;
     let group = Group::new();
     let deps = Deps { group: group.clone(), clock: Clock::system(), metrics: telemetry::install_metrics() };
     // Before it listens: from then on requests may be under way, and a signal must not cut them off.
-    let asked_to_stop = group.on_signals();
-    ingest::start(config, deps).await?;
+    let (asked_to_stop, hangups) = (group.on_signals(), Hangups::take());
+    let load = move || {
+        let config = Config::load(file.as_deref(), common::config::environment())?;
+        Ok((config, file.iter().cloned().collect()))
+    };
+    let running = ingest::start_from(load, deps).await?;
+    hangups.reload(running.reload().clone(), &group);
     asked_to_stop.await;
     group.cancel();
     anyhow::ensure!(group.wait(deadline).await, "not everything ended within {deadline:?}");
     Ok(())
-}
-
-/// Secrets must not reach a disk by way of a core dump, nor another process of this user.
-fn keep_secrets_in_memory() {
-    let off = setrlimit(Resource::RLIMIT_CORE, 0, 0).context("setrlimit").and(set_dumpable(false).context("prctl"));
-    if let Err(error) = off {
-        tracing::warn!("core dumps could not be switched off: {error:#}");
-    }
 }
 
 /// Standard error, before there is a log.

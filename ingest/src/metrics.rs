@@ -16,6 +16,7 @@
 //! | `ingest_rate_limited_total` | `limit`: see [`Limit`]; `source`: a configured name for the limit `source`, else empty |
 //! | `ingest_rate_exchanges_total` | `outcome`: `done`, or `failed` for each time that Redis was out of reach and this node went on by itself |
 //! | `ingest_rate_exchange_seconds` | none: from a report to Redis to its answer |
+//! | `ingest_config_…`, `ingest_certificate_expiry_timestamp_seconds` | see [`common::reload`] |
 //!
 //! Handles are made once, at the start, and belong to the registry that they were made in.
 
@@ -86,6 +87,8 @@ outcomes! {
         InvalidTimestamp = "invalid_timestamp",
         /// Not a signature of this content by any active secret.
         SignatureInvalid = "signature_invalid",
+        /// Rightly signed, but not on a connection with a client certificate of a key that the source has pinned.
+        ClientCertificateNotPinned = "client_certificate_not_pinned",
         /// Rightly signed, but too old or too new.
         TimestampOutOfTolerance = "timestamp_out_of_tolerance",
         /// Not JSON.
@@ -124,12 +127,22 @@ outcomes! {
         HandshakeTimeout = "handshake_timeout",
         /// The TLS handshake failed: other versions or suites, plain HTTP, garbage.
         HandshakeFailed = "handshake_failed",
+        /// The handshake failed for want of a client certificate.
+        ClientCertificateMissing = "client_certificate_missing",
+        /// The client certificate is expired, or not valid yet.
+        ClientCertificateExpired = "client_certificate_expired",
+        /// The client certificate was revoked.
+        ClientCertificateRevoked = "client_certificate_revoked",
+        /// The client certificate comes from no known authority, has no revocation list, or is not one.
+        ClientCertificateUntrusted = "client_certificate_untrusted",
         /// No whole head within its deadline; also how an idle connection is closed.
         HeadTimeout = "head_timeout",
         /// A head that is not HTTP.
         MalformedHead = "malformed_head",
         /// A head over the limit, refused by the HTTP library.
         HeadTooLarge = "head_too_large",
+        /// Ended by us: an HTTP/2 peer that sent frames without end, but for requests.
+        Flooded = "flooded",
         /// Broken off, or against the protocol.
         Broken = "broken",
         /// Not done in time after we asked it to end.
@@ -148,10 +161,6 @@ outcomes! {
         Suite = "no_shared_suite",
         /// No application protocol that both speak.
         Protocol = "no_shared_protocol",
-        /// A client certificate is required, and there was none.
-        CertificateMissing = "client_certificate_missing",
-        /// A client certificate that is not valid.
-        CertificateInvalid = "client_certificate_invalid",
         /// The client refused: often because it does not trust our certificate.
         RefusedByClient = "refused_by_client",
         /// The client went away.
@@ -209,10 +218,6 @@ impl HandshakeFailure {
             | rustls::Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic) => Self::Version,
             rustls::Error::PeerIncompatible(_) => Self::Suite,
             rustls::Error::NoApplicationProtocol => Self::Protocol,
-            rustls::Error::NoCertificatesPresented => Self::CertificateMissing,
-            rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_) => {
-                Self::CertificateInvalid
-            }
             rustls::Error::AlertReceived(_) => Self::RefusedByClient,
             _ => Self::Other,
         }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use common::clock::Clock;
 use common::kafka::client::{ClientError, KafkaConfig};
 use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
+use common::shutdown::Group;
 use common::topics::{Prefix, Topic};
 
 use crate::config;
@@ -13,10 +15,16 @@ use crate::metrics::EdgeMetrics;
 use crate::refusal::{Refusal, Trouble};
 use crate::stage::charged::Charged;
 
+/// How often a former producer is looked at.
+const RETIRE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Publishes to the inbox. Cheap to clone; flush it before the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Publisher {
-    producer: Arc<Producer>,
+    producer: Arc<ArcSwap<Producer>>,
+    /// What the producer was made from.
+    kafka: Arc<ArcSwap<KafkaConfig>>,
+    config: config::Publish,
     inbox: Arc<str>,
     ack_deadline: Duration,
     clock: Clock,
@@ -30,18 +38,37 @@ impl Publisher {
         config: &config::Publish,
         clock: &Clock,
     ) -> Result<Self, ClientError> {
-        let settings = ProducerSettings {
-            ack_deadline: config.ack_deadline,
-            linger: config.linger,
-            queue_records: config.queue_records,
-            queue_kib: u32::try_from(config.queue_bytes.as_u64() / 1024).unwrap_or(u32::MAX),
-        };
         Ok(Self {
-            producer: Arc::new(Producer::new(kafka, &settings)?),
+            producer: Arc::new(ArcSwap::from_pointee(producer(kafka, config)?)),
+            kafka: Arc::new(ArcSwap::from_pointee(kafka.clone())),
+            config: config.clone(),
             inbox: Topic::Inbox.name(prefix).into(),
             ack_deadline: config.ack_deadline,
             clock: clock.clone(),
         })
+    }
+
+    /// Publishes through this producer from now on. The one before goes once everything in it was answered for.
+    pub(crate) fn replace(&self, producer: Producer, kafka: KafkaConfig, group: &Group) {
+        self.kafka.store(Arc::new(kafka));
+        let before = self.producer.swap(Arc::new(producer));
+        group.spawn("former_producer", retire(before, self.ack_deadline));
+    }
+
+    /// Makes another producer if this one is spent: a right that was missing may be there by now. Whether it was spent.
+    pub(crate) fn mend(&self, group: &Group) -> bool {
+        if !self.producer.load().is_spent() {
+            return false;
+        }
+        let kafka = KafkaConfig::clone(&self.kafka.load());
+        match producer(&kafka, &self.config) {
+            Ok(producer) => {
+                tracing::warn!("the producer had failed for good: there is another one");
+                self.replace(producer, kafka, group);
+            }
+            Err(error) => tracing::warn!(%error, "the producer has failed for good, and there can be no other"),
+        }
+        true
     }
 
     /// How long a record waits for its acknowledgement.
@@ -52,10 +79,14 @@ impl Publisher {
     /// Publishes a record and waits for its acknowledgement, at most the deadline.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, charged: &Charged, metrics: &EdgeMetrics) -> Result<(), Refusal> {
-        let (record, handed_over) = (charged.record(), self.clock.monotonic());
+    pub(crate) async fn publish(&self, charged: Charged, metrics: &EdgeMetrics) -> Result<(), Refusal> {
+        let (record, handed_over) = (charged.into_record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
-        let delivery = self.producer.send(outgoing, record.headers())?;
+        // Held until the answer: the last handle of a producer purges what is in it.
+        let producer = self.producer.load_full();
+        let delivery = producer.send(outgoing, record.headers())?;
+        // The producer has a copy: while it is on its way there is no second one.
+        let _permit = record.into_permit();
         // The library has the same deadline, but looks at it only now and then.
         match tokio::time::timeout(self.ack_deadline, delivery).await {
             Ok(acknowledged) => acknowledged?,
@@ -65,26 +96,61 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether a broker answers and the inbox exists. Blocks.
-    pub(crate) fn reaches_inbox(&self, deadline: Duration) -> bool {
-        match self.producer.partitions(&self.inbox, deadline) {
-            Ok(count) => count > 0,
-            Err(error) => {
-                tracing::debug!(%error, topic = &*self.inbox, "kafka is not ready");
-                false
-            }
+    /// Why the inbox is not reached; `None` if a broker answers and it exists. Blocks.
+    pub(crate) fn inbox_fault(&self, deadline: Duration) -> Option<String> {
+        match self.reaches_inbox_by(&self.producer.load_full(), deadline) {
+            Ok(0) => Some("the topic has no partitions".to_owned()),
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
         }
+    }
+
+    /// Asks for the inbox by another producer: how many partitions it has. Blocks.
+    pub(crate) fn reaches_inbox_by(
+        &self,
+        producer: &Producer,
+        deadline: Duration,
+    ) -> Result<usize, impl std::error::Error + use<>> {
+        producer.partitions(&self.inbox, deadline)
     }
 
     /// Waits until everything handed over was answered for, and says whether it was. Blocks.
     pub(crate) fn flush(&self, deadline: Duration) -> bool {
-        match self.producer.flush(deadline) {
+        let producer = self.producer.load_full();
+        match producer.flush(deadline) {
             Ok(()) => true,
             Err(error) => {
                 // Nobody was told that these records are stored.
-                tracing::warn!(%error, records = self.producer.in_flight(), "not everything could be flushed");
+                tracing::warn!(%error, records = producer.in_flight(), "not everything could be flushed");
                 false
             }
         }
+    }
+}
+
+/// A producer as configured; it connects in the background.
+pub(crate) fn producer(kafka: &KafkaConfig, config: &config::Publish) -> Result<Producer, ClientError> {
+    let settings = ProducerSettings {
+        ack_deadline: config.ack_deadline,
+        linger: config.linger,
+        queue_records: config.queue_records,
+        queue_kib: u32::try_from(config.queue_bytes.as_u64() / 1024).unwrap_or(u32::MAX),
+    };
+    Producer::new(kafka, &settings)
+}
+
+/// Waits until no request holds a producer any more, which each does no longer than it waits for its acknowledgement.
+async fn retire(mut producer: Arc<Producer>, ack_deadline: Duration) {
+    loop {
+        match Arc::try_unwrap(producer) {
+            Ok(last) => {
+                // Requests that nobody waits for may still be in it. Flushing blocks, and so does the drop.
+                let flush = move || last.flush(ack_deadline).is_ok();
+                let flushed = tokio::task::spawn_blocking(flush).await.unwrap_or(false);
+                return tracing::debug!(flushed, "the former producer is gone");
+            }
+            Err(held) => producer = held,
+        }
+        tokio::time::sleep(RETIRE_PAUSE).await;
     }
 }

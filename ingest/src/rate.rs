@@ -57,6 +57,17 @@ const SHARD_COUNT: usize = 16;
 /// How often a full part is searched for entries to forget: a search looks at each.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What an entry takes at most, in bytes: a table that has just grown is half empty, the entry may stand in the list of
+/// changes, and be on its way to other nodes.
+pub(crate) const ENTRY_BYTES_MAX: u64 = 512;
+const _: () = {
+    let in_table = (size_of::<(Key, Entry)>() + 1) * 16 / 7;
+    let in_list = 2 * size_of::<Key>();
+    // With the text of a command, which is its key and a number.
+    let under_way = size_of::<Report>() + 128;
+    assert!((in_table + in_list + under_way) as u64 <= ENTRY_BYTES_MAX);
+};
+
 /// Who is counted, and where: a path by its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {

@@ -66,6 +66,10 @@ pub(crate) enum Refusal {
     /// Not a signature of this content by any active secret. The sender's fault, or an attack.
     #[error("{0}")]
     SignatureInvalid(SignatureFault),
+    /// Rightly signed, but without a client certificate whose key the source has pinned. The sender's fault, or a stolen
+    /// secret.
+    #[error("the connection's client certificate is not pinned for this source")]
+    ClientCertificateNotPinned,
     /// Rightly signed, but too old or too new. The sender's fault, or a replay.
     #[error("the timestamp is out of tolerance")]
     TimestampOutOfTolerance,
@@ -192,21 +196,26 @@ impl Refusal {
             Self::SignatureMissing => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::SignatureMissing,
-                "X-Webhook-Signature and X-Webhook-Timestamp are required.",
+                "A header that the signature scheme needs is missing.",
             ),
             Self::DuplicateHeader => say(
                 StatusCode::BAD_REQUEST,
                 Outcome::DuplicateHeader,
-                "X-Webhook-Signature, X-Webhook-Timestamp and X-Encryption-Nonce may each be sent once.",
+                "Each header of the signature scheme may be sent once.",
             ),
             Self::InvalidTimestamp => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::InvalidTimestamp,
-                "X-Webhook-Timestamp must be whole seconds since 1970, in plain digits.",
+                "The timestamp must be whole seconds since 1970, in plain digits.",
             ),
             Self::SignatureInvalid(_) => {
                 say(StatusCode::UNAUTHORIZED, Outcome::SignatureInvalid, "The signature is not valid for these bytes.")
             }
+            Self::ClientCertificateNotPinned => close(
+                StatusCode::FORBIDDEN,
+                Outcome::ClientCertificateNotPinned,
+                "This source needs a client certificate with a pinned key.",
+            ),
             Self::TimestampOutOfTolerance => say(
                 StatusCode::UNAUTHORIZED,
                 Outcome::TimestampOutOfTolerance,
@@ -273,8 +282,13 @@ impl From<ProduceError> for Refusal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What is answered, with its code.
+    pub(crate) fn answers() -> Vec<(Answer, &'static str)> {
+        table().iter().map(|(refusal, _, code, _)| (refusal.answer(), *code)).collect()
+    }
 
     /// One refusal per variant, with the status and the code of the contract's row and whether it closes.
     fn table() -> Vec<(Refusal, u16, &'static str, bool)> {
@@ -298,6 +312,7 @@ mod tests {
             (Refusal::InvalidTimestamp, 401, "invalid_timestamp", false),
             (Refusal::SignatureInvalid(SignatureFault::Malformed), 401, "signature_invalid", false),
             (Refusal::SignatureInvalid(SignatureFault::Unknown), 401, "signature_invalid", false),
+            (Refusal::ClientCertificateNotPinned, 403, "client_certificate_not_pinned", true),
             (Refusal::TimestampOutOfTolerance, 401, "timestamp_out_of_tolerance", false),
             (EnvelopeError::InvalidJson.into(), 400, "invalid_json", false),
             (EnvelopeError::InvalidEnvelope("x").into(), 400, "invalid_envelope", false),

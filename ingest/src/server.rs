@@ -9,11 +9,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
 use common::tls::ALPN_H2;
 use http::header::{CONNECTION, HeaderValue};
@@ -23,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use rustls::{CertificateError, Error as TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -32,11 +33,15 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::caps::{Caps, Entry, Slot};
+use crate::config::Limits;
 use crate::edge::Edge;
 use crate::forwarded::trusts;
+use crate::frames::Metered;
 use crate::metrics::{ConnectionOutcome, HandshakeFailure};
 use crate::network::Network;
 use crate::proxy_protocol::{self, Header};
+use crate::settings::Settings;
+use crate::shares::Shares;
 use crate::stage::raw::Client;
 
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
@@ -45,18 +50,46 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// reset the connection and take the answer away from the sender.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// HTTP/2 windows: one body of the default limit per stream, a few per connection.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2 windows: what may be under way on a stream, and on a connection, before it is read. Large enough for 2.5 MB/s at a
+/// round trip of 100 ms, and small, since every connection could fill its own.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// The largest HTTP/2 frame that is read.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// What a TLS connection keeps: a record coming, its plaintext, records going.
+const TLS_BYTES: u64 = 64 * 1024;
+/// What the HTTP libraries keep for a connection beside what it sends, and for an HTTP/2 stream.
+const CONNECTION_BYTES: u64 = 32 * 1024;
+const STREAM_BYTES: u64 = 4 * 1024;
 /// An HTTP/2 connection whose peer does not answer a ping for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// HTTP/2 frames that a request explains, above those that a connection may send anyhow: HEADERS, CONTINUATION, RST_STREAM,
+/// WINDOW_UPDATE, and pings that measure its way.
+const FRAMES_PER_REQUEST: u64 = 32;
+/// How long a goodbye and answers that are written already may take to leave a connection that is flooded.
+const FLOODED_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What one connection takes at most, beside the bodies of requests that are under way: as much as an HTTP/2 connection that
+/// fills everything that it may. One of HTTP/1.1 has a buffer for one head instead.
+pub(crate) fn connection_bytes_max(limits: &Limits) -> u64 {
+    // A head that is not whole yet, as it came and as it was read.
+    let heads = 2 * head_list_bytes_max(limits);
+    let streams = u64::from(limits.streams_per_connection_max) * STREAM_BYTES;
+    TLS_BYTES + CONNECTION_BYTES + u64::from(CONNECTION_WINDOW_BYTES) + 2 * u64::from(FRAME_BYTES_MAX) + heads + streams
+}
+
+/// The longest HTTP/2 head that the library reads: twice the limit, so that what lies between is refused, and counted, by us.
+/// Beyond it, the library answers 431 by itself.
+fn head_list_bytes_max(limits: &Limits) -> u64 {
+    2 * limits.head_bytes_max.as_u64()
+}
 
 /// What all connections share.
 pub(crate) struct Server {
     edge: Arc<Edge>,
-    tls: Arc<ServerConfig>,
     caps: Caps,
+    shares: Shares,
     /// Owns the connections' tasks. Its token asks them to end in order.
     group: Group,
     /// Ends those that did not.
@@ -65,9 +98,17 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server that does not listen yet.
-    pub(crate) fn new(edge: Arc<Edge>, tls: Arc<ServerConfig>) -> Self {
-        let caps = Caps::new(&edge.limits);
-        Self { edge, tls, caps, group: Group::new(), abort: CancellationToken::new() }
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        let caps = Caps::new(&edge.settings().limits);
+        let shares = Shares::new(edge.settings().limits.handshakes_max);
+        Self { edge, caps, shares, group: Group::new(), abort: CancellationToken::new() }
+    }
+
+    /// Lets this take effect, for the edge too: for handshakes and connections that begin from now on.
+    pub(crate) fn apply(&self, settings: Settings) {
+        self.caps.apply(&self.edge.settings().limits, &settings.limits, &self.group);
+        self.shares.resize(settings.limits.handshakes_max);
+        self.edge.apply(settings, &self.group);
     }
 
     /// Accepts connections until the token is cancelled.
@@ -108,7 +149,7 @@ impl Server {
     /// A place for a connection from `peer`.
     fn arrival(&self, peer: IpAddr) -> Result<Arrival, ConnectionOutcome> {
         let entry = self.caps.enter()?;
-        if trusts(&self.edge.proxies, peer) {
+        if trusts(&self.edge.settings().proxies, peer) {
             Ok(Arrival::Proxied(entry))
         } else {
             self.caps.settle(entry, peer.into()).map(Arrival::Direct)
@@ -119,12 +160,14 @@ impl Server {
     async fn connection(&self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         let metrics = &self.edge.metrics;
         metrics.connections_open.increment(1);
-        let outcome = match self.handshake(stream, address.ip(), arrival).await {
-            Ok((stream, client)) => {
-                let life = Arc::new(Life::new(client.address, self.group.token().child_token()));
+        let settings = self.edge.settings();
+        let outcome = match self.handshake(stream, address.ip(), arrival, &settings).await {
+            Ok((stream, connected)) => {
+                let client = Client::new(connected.address, client_key(&stream));
+                let life = Arc::new(Life::new(client, self.group.token().child_token()));
                 match stream.get_ref().1.alpn_protocol() {
-                    Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life).await,
-                    Some(_) | None => self.http1(stream, &life).await,
+                    Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life, &settings.limits).await,
+                    Some(_) | None => self.http1(stream, &life, &settings.limits).await,
                 }
             }
             Err(outcome) => outcome,
@@ -140,15 +183,19 @@ impl Server {
         mut stream: TcpStream,
         peer: IpAddr,
         arrival: Arrival,
+        settings: &Settings,
     ) -> Result<(TlsStream<TcpStream>, Connected), ConnectionOutcome> {
         let handshake = async {
-            let _permit = self.caps.handshake().await;
             stream.set_nodelay(true).map_err(|error| self.failed(&error))?;
-            let client = self.client(&mut stream, peer, arrival).await?;
-            let accepted = TlsAcceptor::from(self.tls.clone()).accept(stream).await;
-            accepted.map(|stream| (stream, client)).map_err(|error| self.failed(&error))
+            let connected = self.connected(&mut stream, peer, arrival).await?;
+            // What has said nothing yet keeps nobody waiting.
+            let _share = self.shares.take(connected.address.into()).await;
+            let _permit = self.caps.handshake().await;
+            // What is in effect now: it may have waited for the permit.
+            let accepted = TlsAcceptor::from(self.edge.settings().tls.clone()).accept(stream).await;
+            accepted.map(|stream| (stream, connected)).map_err(|error| self.failed(&error))
         };
-        let handshake = timeout(self.edge.limits.handshake_deadline, handshake);
+        let handshake = timeout(settings.limits.handshake_deadline, handshake);
         match self.abort.run_until_cancelled(handshake).await {
             Some(Ok(shaken)) => shaken,
             Some(Err(_elapsed)) => Err(ConnectionOutcome::HandshakeTimeout),
@@ -157,7 +204,7 @@ impl Server {
     }
 
     /// Whom a connection is for: the peer, or whom a trusted balancer names.
-    async fn client(
+    async fn connected(
         &self,
         stream: &mut TcpStream,
         peer: IpAddr,
@@ -185,13 +232,16 @@ impl Server {
         }
     }
 
+    /// How a handshake that failed is counted. What no outcome says is counted by its reason too.
     fn failed(&self, error: &std::io::Error) -> ConnectionOutcome {
-        self.edge.metrics.handshake_failed(HandshakeFailure::of(error));
-        ConnectionOutcome::HandshakeFailed
+        let outcome = handshake_outcome(error);
+        if outcome == ConnectionOutcome::HandshakeFailed {
+            self.edge.metrics.handshake_failed(HandshakeFailure::of(error));
+        }
+        outcome
     }
 
-    async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
+    async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
         let head_bytes_max = limits.head_bytes_max.as_usize();
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| Box::pin(respond(edge.clone(), service_life.clone(), request)));
@@ -204,7 +254,7 @@ impl Server {
             .max_buf_size(head_bytes_max + 8 * 1024)
             .serve_connection(TokioIo::new(stream), service);
         let outcome = self
-            .drive(life, std::future::pending(), |context, end| {
+            .drive(life, limits, std::future::pending(), |context, end| {
                 if end {
                     Pin::new(&mut connection).graceful_shutdown();
                 }
@@ -220,13 +270,15 @@ impl Server {
         outcome
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
+    async fn http2(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| respond(edge.clone(), service_life.clone(), request));
+        let (frames_max, metered_life) = (limits.frames_without_request_max, life.clone());
+        let stream = Metered::new(stream, move |count| metered_life.bears(count, frames_max));
         let connection = http2::Builder::new(Executor(self.group.clone()))
             .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(limits.head_bytes_max.as_u64()).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(head_list_bytes_max(limits)).unwrap_or(u32::MAX))
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(limits.streams_per_connection_max)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -234,7 +286,7 @@ impl Server {
             .keep_alive_timeout(PING_DEADLINE)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
-        self.drive(life, life.idle(limits.head_deadline), |context, end| {
+        self.drive(life, limits, life.idle(limits.head_deadline), |context, end| {
             if end {
                 connection.as_mut().graceful_shutdown();
             }
@@ -248,10 +300,10 @@ impl Server {
     async fn drive(
         &self,
         life: &Life,
+        limits: &Limits,
         idle: impl Future<Output = ()>,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<hyper::Result<()>>,
     ) -> ConnectionOutcome {
-        let limits = &self.edge.limits;
         let mut over = pin!(async {
             tokio::select! {
                 () = life.over.cancelled() => {}
@@ -267,14 +319,16 @@ impl Server {
                 // As long as a request may take whose head is coming just now, or that has just begun.
                 let request = limits.body_deadline + self.edge.publisher.ack_deadline();
                 let longest = if life.is_quiet() { Duration::ZERO } else { request };
-                patience = Some(Box::pin(sleep(limits.head_deadline + longest)));
+                let longest = if life.is_flooded() { FLOODED_DEADLINE } else { limits.head_deadline + longest };
+                patience = Some(Box::pin(sleep(longest)));
             }
             if let Poll::Ready(result) = poll(context, end) {
                 return Poll::Ready(result.map_or_else(|error| life.outcome(&error), |()| ConnectionOutcome::Ended));
             }
             let impatient = patience.as_mut().is_some_and(|patience| patience.as_mut().poll(context).is_ready());
             if impatient || abort.as_mut().poll(context).is_ready() {
-                return Poll::Ready(ConnectionOutcome::Aborted);
+                let flooded = life.is_flooded();
+                return Poll::Ready(if flooded { ConnectionOutcome::Flooded } else { ConnectionOutcome::Aborted });
             }
             Poll::Pending
         })
@@ -296,6 +350,28 @@ struct Connected {
     _slot: Slot,
 }
 
+/// The key of the client's certificate, also where a session was resumed. One that can't be read is no key.
+fn client_key(stream: &TlsStream<TcpStream>) -> Option<KeyPin> {
+    stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| KeyPin::of(certificate).ok())
+}
+
+/// The connection's outcome.
+fn handshake_outcome(error: &std::io::Error) -> ConnectionOutcome {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(TlsError::NoCertificatesPresented) => ConnectionOutcome::ClientCertificateMissing,
+        // Only a client's certificate is ever checked here.
+        Some(TlsError::InvalidCertificate(why)) => match why {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => ConnectionOutcome::ClientCertificateExpired,
+            CertificateError::Revoked => ConnectionOutcome::ClientCertificateRevoked,
+            _ => ConnectionOutcome::ClientCertificateUntrusted,
+        },
+        Some(_) | None => ConnectionOutcome::HandshakeFailed,
+    }
+}
+
 /// What the requests of one connection share.
 struct Life {
     client: Client,
@@ -303,11 +379,28 @@ struct Life {
     over: CancellationToken,
     begun: AtomicU64,
     ended: AtomicU64,
+    flooded: AtomicBool,
 }
 
 impl Life {
-    fn new(address: IpAddr, over: CancellationToken) -> Self {
-        Self { client: Client::new(address), over, begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    fn new(client: Client, over: CancellationToken) -> Self {
+        Self { client, over, begun: AtomicU64::new(0), ended: AtomicU64::new(0), flooded: AtomicBool::new(false) }
+    }
+
+    /// Whether a connection may have sent so many frames. If not, it is over.
+    fn bears(&self, frames: u64, frames_max: u64) -> bool {
+        let requests = self.begun.load(Ordering::Relaxed);
+        let bears = frames <= frames_max.saturating_add(requests.saturating_mul(FRAMES_PER_REQUEST));
+        if !bears {
+            self.flooded.store(true, Ordering::Relaxed);
+            self.over.cancel();
+        }
+        bears
+    }
+
+    /// Whether the connection is over because of its frames.
+    fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// Whether no request is under way.
@@ -323,6 +416,8 @@ impl Life {
             ConnectionOutcome::HeadTooLarge
         } else if error.is_parse() {
             ConnectionOutcome::MalformedHead
+        } else if self.is_flooded() || is_flood(error) {
+            ConnectionOutcome::Flooded
         } else if is_transport(error) && self.is_quiet() {
             // Many clients just leave, without telling TLS.
             ConnectionOutcome::Ended
@@ -354,7 +449,7 @@ async fn respond(
     let _ended = Ended(&life.ended);
     let version = request.version();
     let mut reply = edge.serve(request, &life.client).await;
-    if reply.closes || begun >= edge.limits.requests_per_connection_max {
+    if reply.closes || begun >= edge.settings().limits.requests_per_connection_max {
         life.over.cancel();
         // HTTP/2 says it with a frame of its own.
         if version < Version::HTTP_2 {
@@ -366,14 +461,20 @@ async fn respond(
 
 /// Whether it was the transport that failed, rather than the protocol on it.
 fn is_transport(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.is::<std::io::Error>() || error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error)
+        .any(|cause| cause.is::<std::io::Error>() || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io))
+}
+
+/// Whether the HTTP library ended it because there was too much of something.
+fn is_flood(error: &hyper::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|error| error.is_library() && error.is_go_away() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// What is behind an error, from the outside in.
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 /// Counts a request's end, also when its sender went away.

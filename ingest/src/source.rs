@@ -1,75 +1,44 @@
 //! The sources: which path leads to which, and by which secrets they are told apart.
 //!
-//! On a path every active secret of every source is worked through, whatever the request shows, so that neither answer
-//! nor time tells which sources exist. A path without an active secret has one that nobody knows.
+//! On a path every secret of every source is worked through, whatever the request shows, so that neither answer nor time
+//! tells which sources exist; those outside their period too, and none of these is accepted. A path whose sources are all
+//! disabled has a secret that nobody knows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::{Mistake, Mistakes};
+use common::config::{Mistake, Period, SecretFile};
 use common::envelope::Format;
 use common::id::SourceId;
-use common::record::{RecordKey, RecordKeys};
+use common::pin::Pin;
 use common::secret::Secret;
 use common::signature::{Mac, Window};
-use common::tls;
+use common::verify::{Shown, Verification, VerifyingKey};
 use metrics::Counter;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 
-use crate::config::{self, Config, KeyFile};
+use crate::config;
 use crate::metrics::{EdgeMetrics, PathMetrics, SourceMetrics};
 use crate::quota::Quota;
-use crate::rate::exchange::Store;
+use crate::scheme::Scheme;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
 
-/// What the files that the configuration names hold: read, and checked together.
-pub(crate) struct Materials {
-    /// The sources by path.
-    pub(crate) routes: Routes,
-    /// Makes records' MACs.
-    pub(crate) keys: RecordKeys,
-    /// Certificate and key.
-    pub(crate) tls: Arc<ServerConfig>,
-    /// Where nodes exchange their rate limits' counts.
-    pub(crate) store: Option<Store>,
-}
-
-impl Materials {
-    /// Reads every file, and tells everything that is wrong with any of them.
-    pub(crate) fn load(config: &Config, metrics: &EdgeMetrics) -> Result<Self, Mistakes> {
-        let mut secrets = Secrets::default();
-        let edge_key = &config.pipeline.edge_key;
-        let keys = secrets
-            .load("pipeline.edge_key.file", edge_key)
-            .and_then(|secret| RecordKeys::new(vec![RecordKey::new(edge_key.id.clone(), secret)]));
-        let routes = Routes::load(&config.source, &mut secrets, metrics);
-        let mut mistakes = secrets.mistakes;
-        let tls = tls::server_config(config.listen.certificate.as_path(), config.listen.key.as_path())
-            .map_err(|error| mistakes.push(Mistake::new("listen", error.to_string())));
-        let store = Store::load(&config.rate, &mut mistakes);
-        Mistakes::none_in(mistakes)?;
-        let (Some(keys), Ok(tls)) = (keys, tls) else { unreachable!("each that is missing left a mistake") };
-        Ok(Self { routes, keys, tls, store })
-    }
-}
-
 /// Reads secrets and sees to it that each is used once.
 #[derive(Default)]
-struct Secrets {
+pub(crate) struct Secrets {
     known: Vec<(String, Secret)>,
-    mistakes: Vec<Mistake>,
+    pub(crate) mistakes: Vec<Mistake>,
 }
 
 impl Secrets {
     /// The secret of the file configured at `key`; `None` leaves a mistake.
-    fn load(&mut self, key: &str, file: &KeyFile) -> Option<&Secret> {
+    pub(crate) fn load(&mut self, key: &str, file: &SecretFile) -> Option<&Secret> {
         let mut wrong = |sentence: String| self.mistakes.push(Mistake::new(key, sentence));
-        let secret = match file.file.load() {
+        let secret = match file.load() {
             Ok(secret) => secret,
             Err(error) => {
                 wrong(error.to_string());
@@ -88,6 +57,17 @@ impl Secrets {
         self.known.push((key.to_owned(), secret));
         self.known.last().map(|(_, secret)| secret)
     }
+
+    /// The same as a key of a scheme.
+    fn load_key(&mut self, key: &str, file: &SecretFile, scheme: Scheme) -> Option<VerifyingKey> {
+        match scheme.spec().key(self.load(key, file)?) {
+            Ok(found) => Some(found),
+            Err(why) => {
+                self.mistakes.push(Mistake::new(key, format!("the secret {why}")));
+                None
+            }
+        }
+    }
 }
 
 /// One configured source.
@@ -100,9 +80,18 @@ pub(crate) struct Source {
     /// How far its timestamps may be off.
     pub(crate) window: Window,
     /// How many of its requests are accepted.
-    pub(crate) limit: SourceLimit,
+    pub(crate) limit: Arc<SourceLimit>,
     /// What is counted for it.
     pub(crate) metrics: SourceMetrics,
+    /// The keys that its senders' certificates may have; empty if they need none.
+    pins: Vec<Pin>,
+}
+
+impl Source {
+    /// Whether a request may come on a connection with this client key.
+    pub(crate) fn admits(&self, client_key: Option<Pin>) -> bool {
+        self.pins.is_empty() || client_key.is_some_and(|key| self.pins.contains(&key))
+    }
 }
 
 /// How many requests of a source are accepted.
@@ -114,9 +103,11 @@ pub(crate) struct SourceLimit {
 }
 
 impl SourceLimit {
-    fn new(config: &config::Source) -> Self {
+    /// A limit as configured: the one there was, if it is still that.
+    fn new(config: &config::Source, before: Option<&Arc<Self>>) -> Arc<Self> {
         let quota = Quota::new(config.requests_per_second, Duration::from_secs(1), config.burst);
-        Self { quota, whole_at: Mutex::default() }
+        let same = before.filter(|before| before.quota == quota);
+        same.cloned().unwrap_or_else(|| Arc::new(Self { quota, whole_at: Mutex::default() }))
     }
 
     /// Takes one request, or says how long it takes until there is one to take.
@@ -134,28 +125,59 @@ impl SourceLimit {
 
 /// The sources by path.
 #[derive(Debug)]
-pub(crate) struct Routes(HashMap<String, Arc<Route>>);
+pub(crate) struct Routes {
+    by_path: HashMap<String, Arc<Route>>,
+    /// The sources' limits, for the next set.
+    limits: HashMap<SourceId, Arc<SourceLimit>>,
+}
 
 /// One path and the sources behind it.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// The path's hash, by which all nodes tell paths apart.
-    pub(crate) path: u64,
+    /// The path.
+    pub(crate) path: Box<str>,
+    /// Its hash, by which all nodes tell paths apart.
+    pub(crate) path_hash: u64,
     /// What is counted for it.
     pub(crate) metrics: PathMetrics,
+    /// How all of its sources sign.
+    pub(crate) scheme: Scheme,
     /// What any of its sources may send.
     pub(crate) formats: Vec<Format>,
-    /// Every active secret of its sources; never empty.
-    pub(crate) candidates: Vec<Candidate>,
+    /// Every secret of its sources; never empty.
+    candidates: Vec<Candidate>,
+    /// The keys that any of its sources has pinned.
+    pins: Vec<Pin>,
 }
 
-/// A secret that a request may be signed with.
+impl Route {
+    /// Begins a verification by every secret, with what stands before the body.
+    pub(crate) fn begin<'s>(&self, before_body: &[u8], shown: &'s Shown) -> Verification<'s> {
+        Verification::begin(self.candidates.iter().map(|candidate| &candidate.key), before_body, shown)
+    }
+
+    /// Whose secret made one of the signatures, by a verification of [`begin`](Self::begin) that was given the body.
+    pub(crate) fn verify(&self, verification: Verification<'_>, now_s: u64) -> Option<&Owner> {
+        let accepted =
+            |index| self.candidates.get(index).is_some_and(|candidate: &Candidate| candidate.period.holds(now_s));
+        verification.finish(accepted).and_then(|index| self.candidates.get(index)?.owner.as_ref())
+    }
+
+    /// Whether one of its sources has pinned this key.
+    pub(crate) fn has_pinned(&self, key: Pin) -> bool {
+        self.pins.contains(&key)
+    }
+}
+
+/// A secret that a request may be signed with, or its public half.
 #[derive(Debug)]
-pub(crate) struct Candidate {
+struct Candidate {
     /// The secret, worked in.
-    pub(crate) mac: Mac,
+    key: VerifyingKey,
+    /// When it is accepted.
+    period: Period,
     /// Whose it is; `None` for the one that nobody knows.
-    pub(crate) owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// Whose secret it is.
@@ -168,43 +190,60 @@ pub(crate) struct Owner {
 }
 
 impl Routes {
-    fn load(sources: &BTreeMap<SourceId, config::Source>, secrets: &mut Secrets, metrics: &EdgeMetrics) -> Self {
+    /// Reads the sources' secrets. A source that was there before goes on with what it has used of its limit.
+    pub(crate) fn load(
+        sources: &BTreeMap<SourceId, config::Source>,
+        secrets: &mut Secrets,
+        before: Option<&Self>,
+        metrics: &EdgeMetrics,
+    ) -> Self {
         let mut routes: HashMap<String, Route> = HashMap::new();
+        let mut limits = HashMap::new();
         for (id, configured) in sources {
             let route = routes.entry(configured.path.clone()).or_insert_with(|| Route {
-                path: path_hash(&configured.path),
+                path: configured.path.clone().into(),
+                path_hash: path_hash(&configured.path),
                 metrics: metrics.path(&configured.path),
+                scheme: configured.scheme,
                 formats: Vec::new(),
                 candidates: Vec::new(),
+                pins: Vec::new(),
             });
-            let window = Window { tolerance_s: configured.tolerance.as_secs() };
+            let limit = SourceLimit::new(configured, before.and_then(|before| before.limits.get(id)));
+            limits.insert(id.clone(), limit.clone());
             let source = Arc::new(Source {
                 id: id.clone(),
                 formats: configured.formats.clone(),
-                window,
-                limit: SourceLimit::new(configured),
+                window: Window { tolerance_s: configured.tolerance.as_secs() },
+                limit,
                 metrics: metrics.source(id, &configured.path),
+                pins: configured.pins.clone(),
             });
             route.formats.extend(&configured.formats);
-            for (place, file) in configured.secrets.iter().enumerate() {
-                let secret = secrets.load(&format!("source.{id}.secrets[{place}].file"), file);
-                if let (Some(secret), true) = (secret, configured.enabled) {
-                    let owner = Owner { source: source.clone(), verified: metrics.verified(id, &file.id) };
-                    route.candidates.push(Candidate { mac: Mac::new(secret), owner: Some(owner) });
+            if configured.enabled {
+                route.pins.extend(&configured.pins);
+            }
+            for (place, entry) in configured.secrets.iter().enumerate() {
+                let key = format!("source.{id}.secrets[{place}].file");
+                let key = secrets.load_key(&key, &entry.file, configured.scheme);
+                if let (Some(key), true) = (key, configured.enabled) {
+                    let owner = Owner { source: source.clone(), verified: metrics.verified(id, &entry.id) };
+                    route.candidates.push(Candidate { key, period: entry.period(), owner: Some(owner) });
                 }
             }
         }
         for route in routes.values_mut().filter(|route| route.candidates.is_empty()) {
             let mut unknown = vec![0; 32];
             getrandom::fill(&mut unknown).expect("the system has random bytes");
-            route.candidates.push(Candidate { mac: Mac::new(&Secret::from(unknown)), owner: None });
+            let key = VerifyingKey::Mac(Mac::new(&Secret::from(unknown)));
+            route.candidates.push(Candidate { key, period: Period::default(), owner: None });
         }
-        Self(routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect())
+        Self { by_path: routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect(), limits }
     }
 
     /// The route of exactly this path.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
-        self.0.get(path)
+        self.by_path.get(path)
     }
 }
 

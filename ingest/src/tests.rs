@@ -3,14 +3,21 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod abuse;
+mod attacks;
 mod connections;
 mod contract;
+mod frames;
 mod lifecycle;
 mod limits;
+mod mtls;
 mod proxies;
+mod raw;
+mod reload;
+mod rows;
 mod vectors;
+mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -39,7 +46,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::metrics::Outcome;
-use crate::{Config, Deps, Running, start};
+use crate::{Config, Deps, Running, start, start_from};
 
 /// The time at which the vectors were signed.
 pub(crate) const NOW_S: u64 = 1_700_000_000;
@@ -52,6 +59,7 @@ const SECOND_SECRET: &[u8] = b"second-secret-do-not-use";
 const OTHER_SECRET: &[u8] = b"other-secret-do-not-use";
 const OFF_SECRET: &[u8] = b"switched-off-secret-do-not-use";
 const EDGE_KEY: &[u8] = b"edge-key-of-tests-edge-key-of-te";
+const NEXT_EDGE_KEY: &[u8] = b"next-edge-key-of-tests-next-edge";
 /// The envelope of the vectors.
 pub(crate) const NATIVE: &str =
     r#"{"encrypted":"PCC/f+ff4H77Nci6k8VaGfqm4hbKWS8VVgDH+BBpo2FK85LyulZiAyQG6YE=","nonce":"AAECAwQFBgcICQoL"}"#;
@@ -123,11 +131,27 @@ impl Edge {
         let mut config = config_in(dir.path());
         config.kafka = kafka.config();
         change(&mut config);
-        let (group, metrics) = (Group::new(), Metrics::isolated());
-        let (clock, hand) = Clock::manual(NOW_S * 1000);
-        let deps = Deps { group: group.clone(), clock, metrics: metrics.clone() };
+        let (deps, clock) = deps();
+        let (group, metrics) = (deps.group.clone(), deps.metrics.clone());
         let running = start(config, deps).await.unwrap();
-        Self { running, group, metrics, clock: hand, kafka, sent: AtomicU64::new(0), dir }
+        Self { running, group, metrics, clock, kafka, sent: AtomicU64::new(0), dir }
+    }
+
+    /// One that reads `ingest.toml` of its folder anew. `change` may change what lies there before it starts.
+    async fn start_from_file(change: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kafka = EmbeddedKafka::start([("sealstream.inbox", PARTITIONS)]).unwrap();
+        config_in(dir.path());
+        change(dir.path());
+        let (file, bootstrap) = (dir.path().join("ingest.toml"), kafka.config().bootstrap);
+        let load = move || {
+            let env = [("INGEST__KAFKA__BOOTSTRAP".to_owned(), bootstrap.clone())];
+            Ok((Config::load(Some(&file), env.into_iter())?, vec![file.clone()]))
+        };
+        let (deps, clock) = deps();
+        let (group, metrics) = (deps.group.clone(), deps.metrics.clone());
+        let running = start_from(load, deps).await.unwrap();
+        Self { running, group, metrics, clock, kafka, sent: AtomicU64::new(0), dir }
     }
 
     fn address(&self) -> SocketAddr {
@@ -172,27 +196,62 @@ impl Edge {
     }
 
     async fn http2(&self) -> Http2<'_> {
-        let io = TokioIo::new(self.connect("h2").await);
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        let driver = Group::new().spawn("client", async move { drop(connection.await) });
-        Http2 { edge: self, sender, driver }
+        Http2::over(self, self.connect("h2").await).await
     }
 
-    /// Sends the same on both protocols, each on a connection of its own; both answers must be the contract's.
+    /// Sends the same on both protocols, each on a connection of its own; both answers must be the contract's, and nothing
+    /// else may be counted. That a refusal leaves no record is seen at the end.
     async fn check(&self, ask: &Ask, status: u16, code: &str) -> [Reply; 2] {
-        let before = self.outcome(code);
+        let before = self.counts();
         let replies = [self.http1().await.ask(ask).await, self.http2().await.ask(ask).await];
         for reply in &replies {
             reply.check(status, code);
         }
-        assert_eq!(self.outcome(code), before + 2.0, "{code} is counted once per request");
+        self.counted(&before, &[(code, 2.0)]);
         replies
+    }
+
+    /// The same for many that leave the connection open: all on one connection of each protocol. Answers every body, less
+    /// what differs from request to request.
+    async fn check_each(&self, asks: &[Ask], status: u16, code: &str) -> BTreeSet<String> {
+        let (mut http1, mut http2) = (self.http1().await, self.http2().await);
+        let mut bodies = BTreeSet::new();
+        for ask in asks {
+            let before = self.counts();
+            for reply in [http1.ask(ask).await, http2.ask(ask).await] {
+                assert_eq!(reply.status, status, "{ask:?}: {reply:?}");
+                reply.check(status, code);
+                assert!(!reply.says_close(), "{ask:?}: {reply:?}");
+                bodies.insert(reply.without_id());
+            }
+            self.counted(&before, &[(code, 2.0)]);
+        }
+        bodies
+    }
+
+    /// Requests so far, by outcome.
+    fn counts(&self) -> BTreeMap<&'static str, f64> {
+        let shown = self.metrics.render();
+        let count = |outcome: &str| {
+            let series = format!("ingest_requests_total{{outcome=\"{outcome}\"}} ");
+            shown.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        };
+        Outcome::ALL.iter().map(|outcome| (outcome.as_str(), count(outcome.as_str()))).collect()
+    }
+
+    /// Whether since then so many requests had these outcomes, and none another.
+    fn counted(&self, before: &BTreeMap<&'static str, f64>, expect: &[(&str, f64)]) {
+        let after = self.counts();
+        for (outcome, count) in &after {
+            let expect = expect.iter().filter(|(code, _)| code == outcome).map(|(_, count)| count).sum::<f64>();
+            assert_eq!(count - before[outcome], expect, "{outcome}: {before:?} {after:?}");
+        }
     }
 
     /// Everything in the inbox, with its MAC checked.
     fn inbox(&self) -> Vec<(Head, Vec<u8>)> {
-        let key = RecordKey::new("edge-1".parse().unwrap(), &Secret::from(EDGE_KEY.to_vec()));
-        let keys = RecordKeys::new(vec![key]).unwrap();
+        let key = |id: &str, secret: &[u8]| RecordKey::new(id.parse().unwrap(), &Secret::from(secret.to_vec()));
+        let keys = RecordKeys::new(vec![key("edge-1", EDGE_KEY), key("edge-2", NEXT_EDGE_KEY)]).unwrap();
         let reader = Reader::new(&self.kafka.config()).unwrap();
         let mut records = Vec::new();
         for partition in 0..PARTITIONS {
@@ -217,6 +276,12 @@ impl Edge {
         assert_eq!(self.metrics.value("ingest_connections_open", &[]), 0.0);
         assert_eq!(self.inbox().len() as f64, self.outcome("received"), "records in the log and answers of 200");
     }
+}
+
+/// A world of its own, and its time.
+fn deps() -> (Deps, ManualClock) {
+    let (clock, hand) = Clock::manual(NOW_S * 1000);
+    (Deps { group: Group::new(), clock, metrics: Metrics::isolated() }, hand)
 }
 
 /// A client that trusts exactly this certificate.
@@ -446,7 +511,14 @@ struct Http2<'e> {
 /// Any body.
 type TestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
 
-impl Http2<'_> {
+impl<'e> Http2<'e> {
+    async fn over(edge: &'e Edge, stream: TlsStream<TcpStream>) -> Self {
+        let io = TokioIo::new(stream);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let driver = Group::new().spawn("client", async move { drop(connection.await) });
+        Self { edge, sender, driver }
+    }
+
     async fn ask(&mut self, ask: &Ask) -> Reply {
         let body = Full::new(Bytes::from(ask.body.clone())).map_err(|never| match never {});
         self.send(ask.to_http2(body.boxed_unsync())).await.unwrap()

@@ -97,3 +97,32 @@ fn it_ends_in_order_on_sigterm_and_its_memory_stays_its_own() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("\"message\":\"drained\"")), "{rest:?}");
 }
+
+#[test]
+fn it_reloads_on_sighup_and_keeps_the_last_good_configuration() {
+    let kafka = EmbeddedKafka::start([("sealstream.inbox", 1)]).unwrap();
+    let dir = directory("[drain]\nnotice = \"1ms\"\n[reload]\ninterval = \"0s\"");
+    let mut child = ingest(dir.path(), &["--config", "ingest.toml"])
+        .env("INGEST__KAFKA__BOOTSTRAP", kafka.config().bootstrap)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut until =
+        |text: &str| lines.find(|line| line.contains(text)).unwrap_or_else(|| panic!("no line says {text}"));
+    until("ingest listens");
+    std::fs::write(dir.path().join("acme.s1"), "another-secret-do-not-use").unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    assert!(until("configuration reloaded").contains("\"generation\":2"));
+    std::fs::write(dir.path().join("acme.s1"), "canary").unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    let told = until("the last good configuration stays");
+    assert!(told.contains("source.acme.secrets[0].file") && !told.contains("canary"), "{told}");
+    std::fs::write(dir.path().join("acme.s1"), "a-third-secret-do-not-use").unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    assert!(until("configuration reloaded").contains("\"generation\":3"));
+    kill(pid, Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
+}

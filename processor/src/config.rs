@@ -1,14 +1,15 @@
 //! The processor's configuration. `processor.default.toml` is its manual.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::config::{self, ByteSize, Check, ConfigPath, Mistake, Mistakes, SecretFile, Spec};
 use common::id::{KeyId, SinkId, SourceId};
 use common::kafka::client::KafkaConfig;
 use common::kafka::producer::TRANSACTION_TIMEOUT;
+use common::pin::Pin;
 use common::telemetry::LogConfig;
 use common::topics::{Delay, Group, Prefix, Topic};
 use serde::Deserialize;
@@ -50,6 +51,8 @@ pub struct Config {
     pub dedup: Dedup,
     /// `[retry]`
     pub retry: Retry,
+    /// `[reload]`
+    pub reload: Reload,
     /// `[source.<name>]`
     #[serde(default)]
     pub source: BTreeMap<SourceId, Source>,
@@ -59,7 +62,7 @@ pub struct Config {
 }
 
 /// `[roles]`
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Roles {
     /// Reads `inbox`.
@@ -69,7 +72,7 @@ pub struct Roles {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// The slots' folder.
@@ -77,7 +80,7 @@ pub struct Data {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where metrics and health are served.
@@ -85,7 +88,7 @@ pub struct Admin {
 }
 
 /// `[topics]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topics {
     /// What every name begins with.
@@ -107,7 +110,7 @@ pub struct Topics {
 }
 
 /// `[group]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupConfig {
     /// The session timeout.
@@ -136,7 +139,7 @@ pub struct Pipeline {
 }
 
 /// A key with its name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyFile {
     /// Its name.
@@ -146,7 +149,7 @@ pub struct KeyFile {
 }
 
 /// `[router]`
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Router {
     /// Records under way.
@@ -154,7 +157,7 @@ pub struct Router {
 }
 
 /// `[dedup]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
     /// The window.
@@ -174,7 +177,7 @@ pub struct Dedup {
 }
 
 /// `[retry]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// The delays.
@@ -183,8 +186,17 @@ pub struct Retry {
     pub attempts_max: u32,
 }
 
+/// `[reload]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// How often files are looked at; 0 for never.
+    #[serde(with = "config::duration")]
+    pub interval: Duration,
+}
+
 /// `[source.<name>]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Opening keys.
@@ -223,7 +235,7 @@ impl<'de> Deserialize<'de> for EventIdRule {
 }
 
 /// `[sink.<name>]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sink {
     /// What it is.
@@ -243,6 +255,8 @@ pub struct Sink {
     pub secret: SecretFile,
     /// HTTP: further authorities.
     pub ca: ConfigPath,
+    /// HTTP: the keys that the server may have.
+    pub pins: Vec<Pin>,
     /// HTTP: allows `http://`.
     pub danger_plain_http: bool,
     /// Kafka: the output topic.
@@ -303,7 +317,7 @@ impl<'de> Deserialize<'de> for Auto {
 }
 
 /// `[sink.<name>.breaker]`
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerConfig {
     /// The time over which results are counted.
@@ -331,6 +345,11 @@ impl From<BreakerConfig> for BreakerSettings {
 }
 
 impl Sink {
+    /// What only a start brings into effect.
+    fn as_started(&self) -> Self {
+        Self { secret: SecretFile::default(), ca: ConfigPath::default(), pins: Vec::new(), ..self.clone() }
+    }
+
     /// Most that a crash can repeat, per lane.
     pub fn permits(&self) -> usize {
         match (self.permits, self.kind) {
@@ -374,6 +393,49 @@ impl Config {
     /// Loads the defaults, a file and the environment.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         config::load(Spec { name: "processor", defaults: DEFAULTS, env_prefix: "PROCESSOR" }, file, env)
+    }
+
+    /// Every file that it names and that is read, not written.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Pipeline { edge_keys, core_keys, id_keys } = &self.pipeline;
+        let sources = self.source.values().flat_map(|source| &source.keys);
+        let keys = [edge_keys, core_keys, id_keys].into_iter().flatten().chain(sources);
+        let mut files: Vec<PathBuf> = keys.map(|key| key.file.as_path().to_owned()).collect();
+        files.extend(self.kafka.files());
+        for sink in self.sink.values() {
+            files.extend(
+                Some(&sink.secret).filter(|secret| !secret.is_empty()).map(|secret| secret.as_path().to_owned()),
+            );
+            files.extend(sink.ca.if_set().map(Path::to_owned));
+            files.extend(sink.kafka.files());
+        }
+        files
+    }
+
+    /// The keys whose values differ from `running`'s and take effect only at a start.
+    pub fn restart_keys(&self, running: &Self) -> Vec<String> {
+        let differing = [
+            ("roles", self.roles != running.roles),
+            ("data", self.data != running.data),
+            ("admin", self.admin != running.admin),
+            ("log", self.log != running.log),
+            ("kafka", self.kafka != running.kafka),
+            ("topics", self.topics != running.topics),
+            ("group", self.group != running.group),
+            ("router", self.router != running.router),
+            ("dedup", self.dedup != running.dedup),
+            ("retry", self.retry != running.retry),
+            ("reload", self.reload != running.reload),
+        ];
+        let mut keys: Vec<String> =
+            differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
+        let names: BTreeSet<&SinkId> = self.sink.keys().chain(running.sink.keys()).collect();
+        let differs = |name: &&SinkId| match (self.sink.get(*name), running.sink.get(*name)) {
+            (Some(now), Some(then)) => now.as_started() != then.as_started(),
+            (Some(_), None) | (None, Some(_)) | (None, None) => true,
+        };
+        keys.extend(names.into_iter().filter(differs).map(|name| format!("sink.{name}")));
+        keys
     }
 
     /// The retry lanes as a schedule. The configuration was checked.
@@ -532,6 +594,7 @@ fn check_sink(name: &SinkId, sink: &Sink, session: Duration, mistakes: &mut Vec<
             let url: Option<http::Uri> = sink.url.parse().ok();
             match url.as_ref().and_then(http::Uri::scheme_str) {
                 Some("https") => {}
+                Some("http") if !sink.pins.is_empty() => mistake("pins", "needs https: without it nobody shows a key"),
                 Some("http") if sink.danger_plain_http => {}
                 Some("http") => mistake("url", "sends payloads in the clear: use https, or say danger_plain_http"),
                 Some(_) | None => mistake("url", "is not an http(s) URL"),

@@ -47,12 +47,11 @@ impl Work for Deliverer {
     type Pass = Step;
 
     fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Item> {
-        let mut item = Item::read(&self.pipeline.core_keys, &lane.topic, record);
+        let keys = self.pipeline.keys.load();
+        let mut item = Item::read(&keys.core, &lane.topic, record);
         let key = item.head.as_ref().ok().and_then(|head| dedup_key(&lane.topic, head));
         match (&item.head, key) {
-            (Ok(head), Some(key)) if !self.pipeline.sources.feeds(&head.source, &self.sink_id) => {
-                Inspected::Pass { key }
-            }
+            (Ok(head), Some(key)) if !keys.sources.feeds(&head.source, &self.sink_id) => Inspected::Pass { key },
             (Ok(_), None) => {
                 // The MAC is right, but what this lane needs is not there: written by another version, or by hand.
                 item.head = Err(Reason::BadMac);
@@ -87,7 +86,7 @@ impl Work for Deliverer {
                 buried
             }
             Err(End::Park { head, topic }) => {
-                let headers = self.pipeline.core_keys.seal(&topic, &head, &item.value);
+                let headers = self.pipeline.keys().core.seal(&topic, &head, &item.value);
                 let key = head.identity.map(|identity| identity.id.0);
                 let record = HandOff {
                     topic: &topic,
@@ -142,11 +141,12 @@ impl Deliverer {
         if head.retry.is_none() && turn.time_ms().saturating_sub(since_ms) > self.age_max_ms {
             return Err(Reason::TooOld.into());
         }
-        let unsealed = self.pipeline.sources.unseal(head, &item.value)?;
+        let keys = self.pipeline.keys();
+        let unsealed = keys.sources.unseal(head, &item.value)?;
         if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
             return Err(Reason::Misplaced.into());
         }
-        let (event_type, time) = self.pipeline.sources.describe(head, &unsealed.payload);
+        let (event_type, time) = keys.sources.describe(head, &unsealed.payload);
         let event = Event {
             webhook_id: identity.id.webhook_id(),
             id: unsealed.id,

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use common::config::{EXIT_STATUS, environment};
-use common::telemetry::{install_logging, install_metrics, install_panic_hook};
+use common::hardening::harden;
+use common::reload::Hangups;
+use common::telemetry::{install_logging, install_metrics};
 use processor::config::Config;
-use processor::{Deps, start};
+use processor::{Deps, start_from};
 
 /// How long the last commit and the last hand-offs may take after the drain.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
@@ -19,6 +21,7 @@ struct Arguments {
 }
 
 pub(crate) fn main() -> ExitCode {
+    let hardened = harden();
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(problem) => return refuse(&format!("{problem}\nusage: processor [--config FILE] [--check]"), 64),
@@ -28,23 +31,29 @@ pub(crate) fn main() -> ExitCode {
         Err(mistakes) => return refuse(&mistakes.to_string(), EXIT_STATUS),
     };
     install_logging(&config.log);
-    install_panic_hook();
+    if let Err(error) = hardened {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("no runtime: {error}"), 71),
     };
-    runtime.block_on(run(config, arguments.check))
+    if arguments.check {
+        return match processor::check(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(mistakes) => refuse(&mistakes.to_string(), EXIT_STATUS),
+        };
+    }
+    runtime.block_on(run(config, arguments.config))
 }
 
-async fn run(config: Config, check: bool) -> ExitCode {
-    if check {
-        return ExitCode::SUCCESS;
-    }
+async fn run(config: Config, file: Option<PathBuf>) -> ExitCode {
     let deadline = config.group.drain_deadline + STOP_MARGIN;
     let deps = Deps::system(install_metrics());
     // Before it joins its groups: from then on a signal must not cut anything off.
-    let asked_to_stop = deps.tasks.on_signals();
-    let running = match start(config, deps).await {
+    let (asked_to_stop, hangups, tasks) = (deps.tasks.on_signals(), Hangups::take(), deps.tasks.clone());
+    let load = move || Ok((Config::load(file.as_deref(), environment())?, file.iter().cloned().collect()));
+    let running = match start_from(load, deps).await {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(%error, "the processor can't start");
@@ -52,6 +61,7 @@ async fn run(config: Config, check: bool) -> ExitCode {
         }
     };
     tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
+    hangups.reload(running.reload().clone(), &tasks);
     asked_to_stop.await;
     tracing::info!("processor stopping");
     // A synchronous commit has no deadline of its own; with Kafka away, leaving without it only means replays.

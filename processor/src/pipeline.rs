@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use common::clock::Clock;
 use common::kafka::consumer::Incoming;
@@ -14,9 +15,9 @@ use common::record::{Failure, Head, Header, Reason, RecordKeys};
 use common::topics::{Prefix, Topic};
 
 use crate::engine::Turn;
+use crate::keys::Keys;
 use crate::outcome::Outcome;
 use crate::outlet::Outlet;
-use crate::unseal::Sources;
 
 /// See the module.
 pub struct Pipeline {
@@ -26,12 +27,8 @@ pub struct Pipeline {
     pub prefix: Prefix,
     /// Partitions of `events` and the retry lanes.
     pub partitions: u32,
-    /// Check what ingest made.
-    pub edge_keys: RecordKeys,
-    /// Make and check everything behind it.
-    pub core_keys: RecordKeys,
-    /// Open events.
-    pub sources: Sources,
+    /// The keys in effect.
+    pub keys: Arc<ArcSwap<Keys>>,
     /// Time.
     pub clock: Clock,
 }
@@ -70,6 +67,11 @@ pub struct HandOff<'a> {
 }
 
 impl Pipeline {
+    /// The keys in effect now: what is done with a record at one time is done with one set.
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.load_full()
+    }
+
     /// Produces a record and waits for its acknowledgement, however long that takes. `None` if the partition left before.
     pub async fn hand_off(&self, turn: &Turn, record: HandOff<'_>) -> Option<()> {
         const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -98,7 +100,7 @@ impl Pipeline {
     pub async fn bury(&self, turn: &Turn, item: &Item, reason: Reason, status: Option<u16>) -> Option<Outcome> {
         let head = item.head.as_ref().ok();
         let failure = Failure { reason, status, origin: turn.origin(), failed_ms: self.clock.unix_ms() };
-        let headers = self.core_keys.seal_dead(head, &failure, &item.value);
+        let headers = self.keys().core.seal_dead(head, &failure, &item.value);
         let key = head.and_then(|head| head.identity).map(|identity| identity.id.0);
         let record = HandOff {
             topic: &Topic::Dead,

@@ -5,32 +5,32 @@
 
 use std::sync::Arc;
 
-use common::id::{EventId, IdKey, SourceId, placement};
+use common::id::{EventId, SourceId, placement};
 use common::kafka::consumer::Incoming;
 use common::record::{Head, Identity};
 use common::topics::Topic;
 
 use crate::engine::{Inspected, Lane, Turn, Work};
+use crate::keys::Keys;
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
 
 /// The work of the router.
 pub struct Router {
     pipeline: Arc<Pipeline>,
-    id_key: IdKey,
-    previous: Option<IdKey>,
 }
 
 impl Router {
-    /// A router. While an id key rotates it writes the previous keyed id too, so that repeats of older events are known.
-    pub fn new(pipeline: Arc<Pipeline>, id_key: IdKey, previous: Option<IdKey>) -> Self {
-        Self { pipeline, id_key, previous }
+    /// A router.
+    pub fn new(pipeline: Arc<Pipeline>) -> Self {
+        Self { pipeline }
     }
+}
 
-    fn identity(&self, source: &SourceId, event: &EventId) -> Identity {
-        let previous = self.previous.as_ref().map(|key| key.keyed_id(source, event));
-        Identity { id: self.id_key.keyed_id(source, event), previous }
-    }
+/// While an id key rotates the previous keyed id is written too, so that repeats of older events are known.
+fn identity(keys: &Keys, source: &SourceId, event: &EventId) -> Identity {
+    let previous = keys.previous_id.as_ref().map(|key| key.keyed_id(source, event));
+    Identity { id: keys.id.keyed_id(source, event), previous }
 }
 
 impl Work for Router {
@@ -38,24 +38,25 @@ impl Work for Router {
     type Pass = ();
 
     fn inspect(&self, lane: &Lane, record: &Incoming<'_>) -> Inspected<Item> {
-        Inspected::Run { key: None, item: Item::read(&self.pipeline.edge_keys, &lane.topic, record) }
+        Inspected::Run { key: None, item: Item::read(&self.pipeline.keys.load().edge, &lane.topic, record) }
     }
 
     async fn pass(&self, _: &Item) {}
 
     async fn run(&self, turn: Turn, item: Item, (): ()) -> Option<Outcome> {
+        let keys = self.pipeline.keys();
         let unsealed = match &item.head {
-            Ok(head) => self.pipeline.sources.unseal(head, &item.value).map(|unsealed| (head, unsealed.id)),
+            Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| (head, unsealed.id)),
             Err(reason) => Err(*reason),
         };
         let (head, event) = match unsealed {
             Ok(known) => known,
             Err(reason) => return self.pipeline.bury(&turn, &item, reason, None).await,
         };
-        let identity = self.identity(&head.source, &event);
+        let identity = identity(&keys, &head.source, &event);
         let partition = placement(&head.source, &event, self.pipeline.partitions);
         let head = Head { identity: Some(identity), retry: None, ..head.clone() };
-        let headers = self.pipeline.core_keys.seal(&Topic::Events, &head, &item.value);
+        let headers = keys.core.seal(&Topic::Events, &head, &item.value);
         let key = Some(&identity.id.0[..]);
         let record = HandOff { topic: &Topic::Events, partition: Some(partition), key, headers, value: &item.value };
         self.pipeline.hand_off(&turn, record).await?;

@@ -4,9 +4,11 @@ mod file;
 mod http;
 mod kafka;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Uri;
+use arc_swap::ArcSwap;
 use common::clock::Clock;
 use common::id::{EventId, SourceId};
 use common::kafka::client::KafkaConfig;
@@ -17,7 +19,7 @@ use crate::core::breaker::Sign;
 use crate::core::concurrency::Load;
 
 pub use file::FileSink;
-pub use http::HttpSink;
+pub use http::{HttpSink, Link};
 pub use kafka::KafkaSink;
 
 /// An event on its way to a sink. The payload is in the clear from here on.
@@ -166,6 +168,14 @@ impl Sink {
                 Self::File(FileSink::open(path, config.timeout).map_err(error)?)
             }
         })
+    }
+
+    /// Where an HTTP sink takes another secret, other authorities and other pins; the others have none of these.
+    pub fn link(&self) -> Option<Arc<ArcSwap<Link>>> {
+        match self {
+            Self::Http(sink) => Some(sink.link()),
+            Self::Kafka(_) | Self::File(_) => None,
+        }
     }
 
     /// Delivers an event: `Ok` once the sink has it for good.

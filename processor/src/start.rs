@@ -1,38 +1,42 @@
 //! Putting a processor together, and taking it apart in order.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use common::admin::{self, Health};
 use common::clock::Clock;
-use common::config::SecretFileError;
-use common::id::{IdKey, SinkId};
+use common::config::Mistakes;
+use common::id::SinkId;
 use common::kafka::admin::{Admin, AdminError};
 use common::kafka::client::ClientError;
 use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, OnFenced, Waker};
 use common::kafka::producer::{Producer, ProducerSettings, TransactionError, TransactionalProducer};
-use common::record::{RecordKey, RecordKeys};
+use common::reload::{Facts, Marks, Reload, Reloader, Start};
 use common::shutdown::Group as Tasks;
 use common::telemetry::Metrics;
 use common::topics::{Group, Topic};
 use tokio::runtime::Handle;
 
 use crate::checks::{CheckError, Inspection, inspect};
-use crate::config::{Config, KeyFile};
+use crate::config::Config;
 use crate::deliverer::{Deliverer, dedup_key};
 use crate::engine::{
     Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work,
 };
 use crate::gate::Gate;
+use crate::keys::Keys;
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
+use crate::reload::{self, Reloading};
 use crate::router::Router;
 use crate::sink::{KafkaSink, Sink, SinkError};
 use crate::slot::{self, Fenced, Slot, SlotError};
 use crate::store::{Keeper, KeeperSettings, NoStore, Store};
-use crate::unseal::{SourceError, Sources};
 use crate::{metrics, topics};
 
 /// How long the last records may take to be acknowledged when a processor stops.
@@ -67,12 +71,9 @@ impl Deps {
 /// Why a processor did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A key's file.
-    #[error(transparent)]
-    Secret(#[from] SecretFileError),
-    /// A source's keys.
-    #[error(transparent)]
-    Source(#[from] SourceError),
+    /// A file that the configuration names is missing or wrong.
+    #[error("{0}")]
+    Configuration(#[from] Mistakes),
     /// A sink.
     #[error("sink {sink}: {source}")]
     Sink {
@@ -125,14 +126,36 @@ pub struct Running {
     sinks: Vec<Arc<Sink>>,
     store: Arc<dyn Store>,
     health: Health,
+    reload: Reload,
     tasks: Tasks,
     // Locked as long as it runs.
     _slot: Option<Slot>,
 }
 
-/// Starts a processor. It joins its groups in the background; `/readyz` says when every partition that it owns is open.
+/// Reads every file that the configuration names and tells what is wrong with them. Reaches for no broker.
+pub fn check(config: &Config) -> Result<(), Mistakes> {
+    Keys::load(config)?;
+    reload::credentials(config)?;
+    reload::expiries(config).map(drop)
+}
+
+/// Starts a processor. It joins its groups in the background; `/readyz` says when every partition that it owns is open. Only
+/// the files that the configuration names are ever read anew.
 pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
+    start_from(move || Ok((config.clone(), Vec::new())), deps).await
+}
+
+/// The same with a configuration that is itself read anew: `load` answers it, and the files that it was read from.
+pub async fn start_from(
+    load: impl Fn() -> Result<(Config, Vec<PathBuf>), Mistakes> + Send + Sync + 'static,
+    deps: Deps,
+) -> Result<Running, StartError> {
     metrics::describe();
+    // Once to know the files, and once after they were looked at: what changes from then on is seen.
+    let marks = load().map(|(config, files)| Marks::of(&reload::named(&config, files)))?;
+    let (config, _) = load()?;
+    let keys = Arc::new(ArcSwap::from_pointee(Keys::load(&config)?));
+    let (credentials, expiries) = (reload::credentials(&config)?, reload::expiries(&config)?);
     let embedded = config.topics.danger_embedded;
     let health = Health::new();
     health.set("partitions", false);
@@ -148,10 +171,11 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
         &config.kafka,
         &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
     )?;
-    let pipeline = pipeline(&config, &deps, Arc::new(Outlet::Plain(producer)))?;
+    let pipeline = pipeline(&config, &deps, keys.clone(), Arc::new(Outlet::Plain(producer)));
     let mut builder = Builder {
         config: &config,
         deps: &deps,
+        keys: keys.clone(),
         pipeline,
         store: store.clone(),
         throttle: Arc::new(Throttle::new(deps.clock.clone(), config.dedup.scan_records_per_second)),
@@ -164,6 +188,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
         builder.router()?;
     }
     let (mut sinks, mut pipelines) = (Vec::new(), vec![builder.pipeline.clone()]);
+    let mut links = BTreeMap::new();
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
             if sink.transactional {
@@ -175,6 +200,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
             }
             let made = Sink::new(sink, config.sink_cluster(sink), deps.clock.clone())
                 .map_err(|source| StartError::Sink { sink: name.clone(), source: Box::new(source) })?;
+            links.extend(made.link().map(|link| (name.clone(), link)));
             let made = Arc::new(made);
             let side = Side { pipeline: builder.pipeline.clone(), sink: made.clone(), transaction: None };
             builder.deliverer(name, &side, &side)?;
@@ -188,7 +214,12 @@ pub async fn start(config: Config, deps: Deps) -> Result<Running, StartError> {
             tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
         }
     }
-    Ok(Running { admin_address, consumers, pipelines, sinks, store, health, tasks: deps.tasks, _slot: slot })
+    let reloading = Reloading { running: config.clone(), credentials, keys, links };
+    let facts = Facts { restart: Vec::new(), expiries };
+    let begun = Start { name: "processor", metrics: deps.metrics, clock: deps.clock, marks, facts };
+    let reloader = Reloader::new(begun, Arc::new(move || reloading.read(&load)));
+    let reload = reloader.start(&deps.tasks, config.reload.interval);
+    Ok(Running { admin_address, consumers, pipelines, sinks, store, health, reload, tasks: deps.tasks, _slot: slot })
 }
 
 impl Running {
@@ -200,6 +231,11 @@ impl Running {
     /// Whether every partition owned is open, and at least one is.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Reads its configuration anew.
+    pub fn reload(&self) -> &Reload {
+        &self.reload
     }
 
     /// Leaves in order: fence, drain, commit, close; then waits for what was handed on.
@@ -249,6 +285,7 @@ fn store(config: &Config, slot: Option<&Slot>, cluster: Option<String>, clock: &
 struct Builder<'a> {
     config: &'a Config,
     deps: &'a Deps,
+    keys: Arc<ArcSwap<Keys>>,
     pipeline: Arc<Pipeline>,
     store: Arc<dyn Store>,
     throttle: Arc<Throttle>,
@@ -300,20 +337,14 @@ impl Builder<'_> {
         let outlet = Outlet::Transaction { producer: transaction.clone(), die: self.deps.die.clone() };
         let outlet = Arc::new(outlet);
         Ok(Side {
-            pipeline: pipeline(self.config, self.deps, outlet.clone())?,
+            pipeline: pipeline(self.config, self.deps, self.keys.clone(), outlet.clone()),
             sink: Arc::new(Sink::Kafka(KafkaSink::through(outlet, settings.topic.clone()))),
             transaction: Some(transaction),
         })
     }
 
     fn router(&mut self) -> Result<(), StartError> {
-        let mut keys = Vec::new();
-        for key in &self.config.pipeline.id_keys {
-            keys.push(IdKey::new(key.id.clone(), &key.file.load()?));
-        }
-        let mut keys = keys.into_iter();
-        let current = keys.next().expect("a checked configuration has an id key");
-        let work = Router::new(self.pipeline.clone(), current, keys.next());
+        let work = Router::new(self.pipeline.clone());
         let in_flight = self.config.router.in_flight;
         let lane = self.lane(Topic::Inbox, None, in_flight);
         // A copy that is late is recognised behind it, so nothing is taken off the lease for a hand-off under way.
@@ -345,7 +376,7 @@ impl Builder<'_> {
         let retry_lanes: Vec<Lane> = self.config.retry_topics(name).map(lane).collect();
         let pipeline = self.pipeline.clone();
         let key_of: KeyOf = Arc::new(move |lane, record| {
-            let head = pipeline.core_keys.open(&lane.topic, record.headers(), record.value()).ok()?;
+            let head = pipeline.keys.load().core.open(&lane.topic, record.headers(), record.value()).ok()?;
             dedup_key(&lane.topic, &head)
         });
         // Two sinks read the same topic: each has a cache of its own, or one's progress would pass for the other's.
@@ -430,16 +461,9 @@ impl Builder<'_> {
 }
 
 /// What router and deliverers share, but for where they write.
-fn pipeline(config: &Config, deps: &Deps, outlet: Arc<Outlet>) -> Result<Arc<Pipeline>, StartError> {
-    Ok(Arc::new(Pipeline {
-        outlet,
-        prefix: config.topics.prefix.clone(),
-        partitions: config.topics.partitions,
-        edge_keys: record_keys(&config.pipeline.edge_keys)?,
-        core_keys: record_keys(&config.pipeline.core_keys)?,
-        sources: Sources::load(&config.source)?,
-        clock: deps.clock.clone(),
-    }))
+fn pipeline(config: &Config, deps: &Deps, keys: Arc<ArcSwap<Keys>>, outlet: Arc<Outlet>) -> Arc<Pipeline> {
+    let (prefix, partitions) = (config.topics.prefix.clone(), config.topics.partitions);
+    Arc::new(Pipeline { outlet, prefix, partitions, keys, clock: deps.clock.clone() })
 }
 
 /// Writes it down where the next start looks for it.
@@ -455,15 +479,6 @@ fn on_fenced(slot: Option<&Slot>, clock: Clock) -> OnFenced {
         }
         Some(Ok(Fenced::Once)) | None => {}
     }))
-}
-
-/// The keys of one half, from a configuration that was checked.
-pub fn record_keys(files: &[KeyFile]) -> Result<RecordKeys, SecretFileError> {
-    let mut keys = Vec::new();
-    for key in files {
-        keys.push(RecordKey::new(key.id.clone(), &key.file.load()?));
-    }
-    Ok(RecordKeys::new(keys).expect("a checked configuration has at least one key of each kind"))
 }
 
 /// Refuses to start on topics that could lose or repeat events. Answers the cluster's id.

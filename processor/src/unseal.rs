@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use common::config::{Mistake, Mistakes};
 use common::envelope::Envelope;
 use common::id::{EventId, KeyId, SinkId, SourceId};
 use common::record::{Head, Reason};
@@ -13,7 +14,7 @@ use crate::event::{Found, Pointer, find};
 
 /// Why a source could not be set up. The operator's fault.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// A key's file.
     #[error(transparent)]
     File(#[from] common::config::SecretFileError),
@@ -64,31 +65,41 @@ const TYPE_BYTES_MAX: usize = 256;
 /// The CloudEvents type of an event that has none.
 pub const DEFAULT_TYPE: &str = "webhook";
 
+impl Source {
+    fn load(name: &SourceId, source: &config::Source) -> Result<Self, SourceError> {
+        let mut keys = Vec::new();
+        for key in &source.keys {
+            let secret = key.file.load()?;
+            let loaded = Key::try_from(&secret).map_err(|source| SourceError::Key {
+                name: name.clone(),
+                id: key.id.clone(),
+                source,
+            })?;
+            keys.push((key.id.clone(), loaded));
+        }
+        let keyring = Keyring::new(keys).map_err(|source| SourceError::Keyring { name: name.clone(), source })?;
+        Ok(Self {
+            keyring,
+            event_id: source.event_id.clone(),
+            event_type: source.event_type.clone(),
+            event_time: source.event_time.clone(),
+            sinks: source.sinks.clone(),
+        })
+    }
+}
+
 impl Sources {
-    /// Reads the keys.
-    pub fn load(sources: &BTreeMap<SourceId, config::Source>) -> Result<Self, SourceError> {
-        let load = |(name, source): (&SourceId, &config::Source)| {
-            let mut keys = Vec::new();
-            for key in &source.keys {
-                let secret = key.file.load()?;
-                let loaded = Key::try_from(&secret).map_err(|source| SourceError::Key {
-                    name: name.clone(),
-                    id: key.id.clone(),
-                    source,
-                })?;
-                keys.push((key.id.clone(), loaded));
+    /// Reads the keys, and tells everything that is wrong with any of them.
+    pub fn load(sources: &BTreeMap<SourceId, config::Source>) -> Result<Self, Mistakes> {
+        let (mut loaded, mut mistakes) = (BTreeMap::new(), Vec::new());
+        for (name, source) in sources {
+            match Source::load(name, source) {
+                Ok(source) => drop(loaded.insert(name.clone(), source)),
+                Err(error) => mistakes.push(Mistake::new(format!("source.{name}.keys"), error.to_string())),
             }
-            let keyring = Keyring::new(keys).map_err(|source| SourceError::Keyring { name: name.clone(), source })?;
-            let source = Source {
-                keyring,
-                event_id: source.event_id.clone(),
-                event_type: source.event_type.clone(),
-                event_time: source.event_time.clone(),
-                sinks: source.sinks.clone(),
-            };
-            Ok::<_, SourceError>((name.clone(), source))
-        };
-        Ok(Self(sources.iter().map(load).collect::<Result<_, _>>()?))
+        }
+        Mistakes::none_in(mistakes)?;
+        Ok(Self(loaded))
     }
 
     /// Whether events of a source go to a sink. Those of an unknown source do: somebody must find them in `dead`.

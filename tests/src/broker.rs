@@ -1,7 +1,7 @@
 //! Brokers of a test's own, to be stopped and started.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct OwnBroker {
     dir: PathBuf,
     bootstrap: String,
     proxied: Vec<(SocketAddr, SocketAddr)>,
+    sasl: String,
+    mutual: String,
     // Its end takes the broker down.
     input: ChildStdin,
     child: Child,
@@ -36,6 +38,12 @@ impl OwnBroker {
     /// Starts a cluster of three brokers with a second way in, for proxies.
     pub async fn start_three() -> Result<Self> {
         Self::start_cluster(&["--brokers", "3", "--proxied"]).await
+    }
+
+    /// Starts a cluster of one broker with two more ways in, by SASL over TLS and by certificate, and with access lists on. See
+    /// `xtask kafka up --secured` for what the folder holds.
+    pub async fn start_secured(dir: &Path) -> Result<Self> {
+        Self::start_cluster(&["--secured", dir.to_str().context("a path that is text")?]).await
     }
 
     async fn start_cluster(words: &[&str]) -> Result<Self> {
@@ -56,6 +64,7 @@ impl OwnBroker {
         let mut lines = BufReader::new(child.stdout.take().context("the service's output")?).lines();
         let mut bootstrap = None;
         let mut proxied = String::new();
+        let (mut sasl, mut mutual) = (String::new(), String::new());
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 if line == "ready" {
@@ -67,6 +76,12 @@ impl OwnBroker {
                 if let Some(value) = line.strip_prefix("SEALSTREAM_KAFKA_PROXIED=") {
                     value.clone_into(&mut proxied);
                 }
+                if let Some(value) = line.strip_prefix("SEALSTREAM_KAFKA_SASL=") {
+                    value.clone_into(&mut sasl);
+                }
+                if let Some(value) = line.strip_prefix("SEALSTREAM_KAFKA_MUTUAL=") {
+                    value.clone_into(&mut mutual);
+                }
             }
             anyhow::bail!("the broker could not be started; what xtask said is above")
         };
@@ -77,7 +92,7 @@ impl OwnBroker {
             anyhow::Ok((listens.parse()?, tells.parse()?))
         });
         let proxied = proxied.collect::<Result<_>>()?;
-        Ok(Self { program, dir, bootstrap, proxied, input, child })
+        Ok(Self { program, dir, bootstrap, proxied, sasl, mutual, input, child })
     }
 
     /// How to reach it.
@@ -88,6 +103,25 @@ impl OwnBroker {
     /// The second way in, broker by broker: where each listens for a proxy, and where it tells clients that it is.
     pub fn proxied(&self) -> &[(SocketAddr, SocketAddr)] {
         &self.proxied
+    }
+
+    /// Where clients come in by SASL over TLS.
+    pub fn sasl(&self) -> &str {
+        &self.sasl
+    }
+
+    /// Where clients come in by certificate.
+    pub fn mutual(&self) -> &str {
+        &self.mutual
+    }
+
+    /// Runs one of Kafka's own tools, with full rights.
+    pub async fn tool(&self, script: &str, words: &[String]) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.arg("kafka").arg("--state").arg(&self.dir).args(["tool", script]).args(words).stdout(Stdio::null());
+        let status = tokio::time::timeout(DEADLINE, command.status()).await.context("the tool does not end")??;
+        ensure!(status.success(), "`{script} {}` ended with {status}", words.join(" "));
+        Ok(())
     }
 
     /// Stops the broker; its data and its port stay.

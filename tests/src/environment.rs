@@ -43,6 +43,16 @@ pub fn python_httpx_028() -> Result<PathBuf> {
     variable("PYTHON_HTTPX_028", "a Python interpreter with httpx 0.28.1").map(Into::into)
 }
 
+/// A Python with `sslyze`.
+pub fn python_sslyze() -> Result<PathBuf> {
+    variable("PYTHON_SSLYZE", "a Python interpreter with sslyze").map(Into::into)
+}
+
+/// Node, with its own `fetch`.
+pub fn node_js() -> Result<PathBuf> {
+    variable("NODE", "a Node of version 18 or later").map(Into::into)
+}
+
 /// Whether the folder of a test that passed is to stay too, for a look at its logs: `SEALSTREAM_KEEP=1`.
 pub fn keeps_folders() -> bool {
     std::env::var_os("SEALSTREAM_KEEP").is_some()

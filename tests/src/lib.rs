@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod load;
 pub mod materials;
 pub mod node;
+pub mod parsers;
 pub mod plan;
 pub mod ports;
 pub mod python;

@@ -10,10 +10,12 @@
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use common::clock::Clock;
 use common::config::SecretFile;
 use common::id::{IdKey, KeyId};
 use common::record::{RecordKey, RecordKeys};
@@ -74,6 +76,10 @@ impl Materials {
         let mut server = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
         server.distinguished_name.push(DnType::CommonName, "localhost");
         server.use_authority_key_identifier_extension = true;
+        // As long as a public authority's certificates live.
+        let day = Duration::from_secs(24 * 3600);
+        let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(Clock::system().unix_s());
+        (server.not_before, server.not_after) = (now - day, now + 90 * day);
         let server_key = KeyPair::generate()?;
         let certificate = server.signed_by(&server_key, &issuer)?;
         self.write("tls/ca.pem", &authority_certificate.pem())?;

@@ -60,6 +60,11 @@ impl Node {
         &self.spec.name
     }
 
+    /// Where its internal listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.spec.admin
+    }
+
     /// Sets a variable of its next starts, or takes it away.
     pub fn set(&mut self, name: &'static str, value: Option<String>) {
         self.spec.variables.retain(|(known, _)| *known != name);
@@ -177,6 +182,11 @@ impl Node {
     pub async fn metrics(&self) -> Result<String> {
         let (_, text) = get(self.spec.admin, "/metrics").await.with_context(|| format!("asking {}", self.spec.name))?;
         Ok(text)
+    }
+
+    /// What it says of its readiness: the status, and the conditions as JSON.
+    pub async fn readyz(&self) -> Result<(u16, String)> {
+        get(self.spec.admin, "/readyz").await
     }
 
     /// Lines of its log, of all its starts, that hold this text.

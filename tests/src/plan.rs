@@ -250,6 +250,13 @@ impl Plan {
         stack.finish().await
     }
 
+    /// The same for a body that starts the stack's processes itself.
+    pub async fn run_prepared(self, body: impl AsyncFnOnce(&mut Stack) -> Result<()>) -> Result<()> {
+        let mut stack = Stack::prepare(self).await?;
+        body(&mut stack).await?;
+        stack.finish().await
+    }
+
     /// Offsets in a row that may hold no record for a reader of committed records.
     pub(crate) fn unreadable_max(&self) -> i64 {
         let transactional = |sink: &SinkPlan| matches!(sink.kind, SinkKind::Kafka { transactional: true });

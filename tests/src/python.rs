@@ -1,4 +1,4 @@
-//! The scripts in `tests/python`: senders and verifiers that share no code with us.
+//! The scripts in `tests/python` and `tests/javascript`: senders and verifiers that share no code with us.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -30,9 +30,16 @@ pub struct Script {
 impl Script {
     /// Starts a script and gives it its input.
     pub async fn start(interpreter: &Path, script: &str, input: &Value) -> Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
-        let mut child = Command::new(interpreter)
-            .args(["-B", "-W", "error::SyntaxWarning"])
+        let is_python = script.ends_with(".py");
+        let folder = if is_python { "python" } else { "javascript" };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(script);
+        let mut command = Command::new(interpreter);
+        if is_python {
+            command.args(["-B", "-W", "error::SyntaxWarning"]);
+        }
+        // Node takes further authorities from its environment only.
+        command.envs(input["ca"].as_str().map(|ca| ("NODE_EXTRA_CA_CERTS", ca)));
+        let mut child = command
             .arg(&path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,10 +1,11 @@
-//! Looking for a text that must not be there: as it is, and in every encoding in which it could lie hidden.
+//! Looking for what must not be there: as it is, and in every encoding in which it could lie hidden.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use data_encoding::{HEXLOWER, HEXUPPER};
+use memchr::memmem;
 
-/// A text with all the forms in which it is looked for.
+/// A text, or a key's bytes, with all the forms in which it is looked for.
 #[derive(Debug, Clone)]
 pub struct Canary {
     text: String,
@@ -14,19 +15,27 @@ pub struct Canary {
 impl Canary {
     /// A text of at least 12 bytes: a shorter one would be found by chance.
     pub fn new(text: &str) -> Self {
-        assert!(text.len() >= 12, "{text:?} is too short to look for");
-        let mut forms = vec![
-            ("plain", text.as_bytes().to_vec()),
-            ("hex", HEXLOWER.encode(text.as_bytes()).into_bytes()),
-            ("hex in capitals", HEXUPPER.encode(text.as_bytes()).into_bytes()),
-        ];
-        for (name, engine) in [("base64", &STANDARD_NO_PAD), ("base64url", &URL_SAFE_NO_PAD)] {
-            forms.extend((0..3).map(|alignment| (name, middle(engine.encode(shifted(text, alignment)), alignment))));
-        }
-        Self { text: text.to_owned(), forms }
+        Self::of(text, text.as_bytes())
     }
 
-    /// The text.
+    /// The bytes of something that is called so.
+    pub fn of(name: &str, bytes: &[u8]) -> Self {
+        assert!(bytes.len() >= 12, "{name:?} is too short to look for");
+        let listed = format!("{bytes:?}");
+        let mut forms = vec![
+            ("plain", bytes.to_vec()),
+            ("hex", HEXLOWER.encode(bytes).into_bytes()),
+            ("hex in capitals", HEXUPPER.encode(bytes).into_bytes()),
+            ("a list of numbers", listed.trim_matches(['[', ']']).as_bytes().to_vec()),
+            ("escaped", bytes.escape_ascii().to_string().into_bytes()),
+        ];
+        for (name, engine) in [("base64", &STANDARD_NO_PAD), ("base64url", &URL_SAFE_NO_PAD)] {
+            forms.extend((0..3).map(|alignment| (name, middle(engine.encode(shifted(bytes, alignment)), alignment))));
+        }
+        Self { text: name.to_owned(), forms }
+    }
+
+    /// The text, or what the bytes are called.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -38,8 +47,8 @@ impl Canary {
 }
 
 /// The text behind as many bytes as move it to the next alignment.
-fn shifted(text: &str, alignment: usize) -> Vec<u8> {
-    [&[0; 2][..alignment], text.as_bytes()].concat()
+fn shifted(bytes: &[u8], alignment: usize) -> Vec<u8> {
+    [&[0; 2][..alignment], bytes].concat()
 }
 
 /// What of the encoding depends on the text alone: not on the bytes before it, nor on what follows.
@@ -50,7 +59,7 @@ fn middle(encoded: String, alignment: usize) -> Vec<u8> {
 }
 
 fn contains(bytes: &[u8], form: &[u8]) -> bool {
-    bytes.windows(form.len()).any(|window| window == form)
+    memmem::find(bytes, form).is_some()
 }
 
 #[cfg(test)]
@@ -71,6 +80,8 @@ mod tests {
                 assert_eq!(canary.find(URL_SAFE.encode(&bytes).as_bytes()), Some("base64url"), "{before} {after}");
                 assert_eq!(canary.find(HEXLOWER.encode(&bytes).as_bytes()), Some("hex"));
                 assert_eq!(canary.find(HEXUPPER.encode(&bytes).as_bytes()), Some("hex in capitals"));
+                assert_eq!(canary.find(format!("{bytes:?}").as_bytes()), Some("a list of numbers"));
+                assert_eq!(canary.find(bytes.escape_ascii().to_string().as_bytes()), Some("escaped"));
             }
         }
     }

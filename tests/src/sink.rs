@@ -257,7 +257,8 @@ impl RecordingSink {
         let Ok(body) = body.collect().await else {
             return Response::new(Full::default());
         };
-        let Decision { reply, delay, applies } = self.decide(&head, body.to_bytes());
+        let payload = body.to_bytes();
+        let Decision { reply, delay, applies } = self.decide(&head, payload.clone());
         tokio::time::sleep(delay).await;
         if let Some(index) = applies {
             // Not reached if the sender was gone by now.
@@ -267,7 +268,8 @@ impl RecordingSink {
         if let Some(seconds) = reply.retry_after_s {
             response = response.header(RETRY_AFTER, seconds);
         }
-        response.body(Full::default()).expect("a status and a number make a response")
+        // Some sinks tell in their answer what they were sent.
+        response.body(Full::new(payload)).expect("a status and a number make a response")
     }
 
     /// Notes a request, and decides about it.

@@ -103,7 +103,7 @@ impl Stack {
     }
 
     /// Starts every process, and waits until each is ready.
-    pub(crate) async fn start_nodes(&mut self) -> Result<()> {
+    pub async fn start_nodes(&mut self) -> Result<()> {
         for node in self.ingests.iter_mut().chain(&mut self.processors) {
             node.start()?;
         }

@@ -1,9 +1,10 @@
-//! `lint`: format, alert rules, clippy and documentation, with warnings denied.
+//! `lint`: format, alert rules, clippy and documentation, with warnings denied, and the tests that SECURITY.md names.
 
-use crate::{alerts, workspace};
+use crate::{alerts, security, workspace};
 use anyhow::{Context, Result};
 
 pub(crate) fn run() -> Result<()> {
+    security::check()?;
     workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("the format is not rustfmt's (cargo fmt mends it)")?;
     alerts::run()?;

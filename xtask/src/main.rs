@@ -8,15 +8,20 @@ mod alerts;
 mod bench;
 mod ci;
 mod compile;
+mod coverage;
 mod demo;
 mod deps;
 mod faults;
+mod fuzz;
+mod javascript;
 mod kafka;
 mod lint;
 mod ports;
 mod process;
 mod python;
 mod redis;
+mod rows;
+mod security;
 mod service;
 mod symbols;
 mod test;
@@ -63,12 +68,18 @@ enum Step {
     },
     /// Run the shipped binaries, built for release, beside bare loops on a real Kafka
     Bench(bench::Arguments),
+    /// Run the parsers under a fuzzer, from the seeds of the vectors
+    Fuzz(fuzz::Arguments),
+    /// Say how many lines of each parser its tests run
+    Coverage,
     /// Lint, deps, symbols, faults and test, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
     /// Run a local Redis for development
     Redis(redis::Arguments),
+    /// Run the tests of what ingest answers, row by row
+    Rows(rows::Arguments),
     /// Make the Python environments of the tests
     Python,
 }
@@ -82,9 +93,12 @@ fn main() -> ExitCode {
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
         Step::Bench(arguments) => bench::run(arguments),
+        Step::Fuzz(arguments) => fuzz::run(&arguments),
+        Step::Coverage => coverage::run(),
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),
+        Step::Rows(arguments) => rows::run(&arguments),
         Step::Python => python::run(),
     };
     match outcome {

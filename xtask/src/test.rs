@@ -7,11 +7,14 @@
 //! | `KAFKA_BOOTSTRAP` | the brokers that all tests share: one, unless the variable was set from outside |
 //! | `KAFKA_LIBS` | Kafka's jars, for its own tools; not where Kafka comes from elsewhere |
 //! | `REDIS_URL` | the Redis that all tests share |
-//! | `PYTHON_HTTPX_027`, `PYTHON_HTTPX_028` | interpreters with httpx 0.27.2 and 0.28.1, cryptography, joserfc and requests |
+//! | `PYTHON_HTTPX_027`, `PYTHON_HTTPX_028` | interpreters with httpx 0.27.2 and 0.28.1, cryptography, joserfc, requests, standardwebhooks and svix |
+//! | `PYTHON_SSLYZE` | an interpreter with sslyze |
+//! | `NODE` | Node, 18 or later; the one on the path, unless the variable was set from outside |
+//! | `SEALSTREAM_NODE_MODULES` | a file beside the JavaScript libraries standardwebhooks and svix |
 //! | `SEALSTREAM_BIN_DIR` | the folder of the binaries `ingest`, `processor` and `sealstream` |
 //! | `SEALSTREAM_XTASK` | this program: `kafka --state DIR up --own --until-eof` gives a test brokers that it may stop |
 
-use crate::{process, python, service::Service, workspace};
+use crate::{javascript, process, python, service::Service, workspace};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
@@ -47,11 +50,13 @@ fn tests(arguments: &[String], state: &Path) -> Result<()> {
     let mut redis = Service::start("Redis", &["redis", "--state", &word("redis"), "up", "--until-eof"])?;
     let mut kafka = Service::start("Kafka", &["kafka", "--state", &word("kafka"), "up", "--until-eof"])?;
     let pythons = python::environments()?;
+    let scripts = javascript::environment()?;
     // The broker starts while this compiles.
     workspace::build_tested()?;
     let mut environment = pythons;
     environment.extend(redis.ready()?);
     environment.extend(kafka.ready()?);
+    environment.extend(scripts);
     environment.push(("SEALSTREAM_BIN_DIR".into(), workspace::binaries()?.display().to_string()));
     environment.push(("SEALSTREAM_XTASK".into(), workspace::program()?.display().to_string()));
 

@@ -88,3 +88,6 @@ pub(crate) struct Unauthentic;
 /// More than AES-GCM can seal under one nonce (64 GiB).
 #[derive(Debug)]
 pub(crate) struct TooLong;
+
+#[cfg(test)]
+mod tests;

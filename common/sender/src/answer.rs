@@ -33,11 +33,13 @@ impl Failure {
     }
 
     /// Whether another attempt may fare better: timeouts (408), too early (425), too many (429), the receiver's own
-    /// trouble (5xx), and no answer at all.
+    /// trouble (5xx), and no answer at all, unless the receiver's key is not a pinned one.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-            Self::NoAnswer(_) => true,
+            // What was meant to be reached is not there, and nobody but the operators can change that.
+            Self::NoAnswer(CallError::NotPinned(_)) => false,
+            Self::NoAnswer(CallError::Connect(_) | CallError::Broken(_) | CallError::Timeout(_)) => true,
         }
     }
 }

@@ -82,6 +82,16 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         }
     }
 
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Array(_) => self.deserialize_any(visitor),
+            // serde would repeat the value, and lists of secrets' files are where a secret is most likely put by mistake.
+            Value::Table(_) | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::String(_) => {
+                Err(Error::custom("expected a list"))
+            }
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -101,7 +111,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
         tuple_struct map identifier ignored_any
     }
 }

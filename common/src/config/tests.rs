@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{ByteSize, Check, ConfigPath, Mistake, SecretFile, SecretFileError, Spec, load};
+use super::{ByteSize, Check, ConfigPath, Mistake, Moment, Period, SecretFile, SecretFileError, Spec, load};
 use crate::id::SourceId;
 
 const DEFAULTS: &str = r#"
@@ -397,7 +397,9 @@ fn secrets_are_bytes_or_what_their_prefix_says() {
     for empty in [&b""[..], b"\n", b"\r\n", b"hex:", b"base64:\n"] {
         assert!(matches!(file(empty).load(), Err(SecretFileError::Empty { .. })), "{empty:?}");
     }
-    for wrong in [&b"hex:0"[..], b"hex:canary", b"base64:canary!", b"base64:AP-g", b"base64:AP+", b"hex:00 "] {
+    for wrong in
+        [&b"hex:0"[..], b"hex:canary", b"base64:canary!", b"base64:AP-g", b"base64:AP+", b"hex:00 ", b"base64:AP8=AP8="]
+    {
         let error = file(wrong).load().unwrap_err();
         assert!(matches!(error, SecretFileError::Encoding { .. }), "{wrong:?}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
@@ -406,4 +408,67 @@ fn secrets_are_bytes_or_what_their_prefix_says() {
     assert!(matches!(file(&[b'x'; 65_537]).load(), Err(SecretFileError::TooLarge { .. })));
     let absent = SecretFile::new(dir.path().join("absent"));
     assert!(matches!(absent.load(), Err(SecretFileError::Unreadable { .. })));
+}
+
+#[test]
+fn a_moment_has_an_offset_and_is_a_date_or_a_string() {
+    let read = |text: &str| serde_json::from_value::<Moment>(serde_json::json!(text)).map(Moment::unix_s);
+    assert_eq!(read("2023-11-14T22:13:20Z").unwrap(), 1_700_000_000);
+    assert_eq!(read("2023-11-14T23:13:20+01:00").unwrap(), 1_700_000_000);
+    assert_eq!(read("2023-11-14T22:13:20.9Z").unwrap(), 1_700_000_000);
+    for bad in ["", "tomorrow", "2023-11-14", "2023-11-14T22:13:20", "1700000000", "2023-02-30T00:00:00Z"] {
+        assert!(read(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_period_has_both_edges_or_none() {
+    let period =
+        |from: Option<i64>, to: Option<i64>| Period { not_before: from.map(Moment::at), not_after: to.map(Moment::at) };
+    let held = |period: Period| (0..6).filter(|now| period.holds(*now)).collect::<Vec<_>>();
+    assert_eq!(held(period(None, None)), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(held(period(Some(2), None)), [2, 3, 4, 5]);
+    assert_eq!(held(period(None, Some(2))), [0, 1]);
+    assert_eq!(held(period(Some(2), Some(4))), [2, 3]);
+    assert!(held(period(Some(2), Some(2))).is_empty() && period(Some(2), Some(2)).is_empty());
+    assert!(!period(Some(2), Some(3)).is_empty());
+    // One hands over to the next in the same second.
+    assert_eq!(Period::overlap(&[period(None, Some(3)), period(Some(3), None)]), 1);
+    assert_eq!(Period::overlap(&[period(None, Some(4)), period(Some(3), None), period(Some(9), None)]), 2);
+    assert_eq!(Period::overlap(&[]), 0);
+}
+
+#[test]
+fn a_secret_in_a_files_place_is_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |name: &str| SecretFile::new(dir.path().join(name)).load().unwrap_err().to_string();
+    for secret in ["canary+of/a+secret/in+base64=", "canary-of-a-secret"] {
+        let error = error(secret);
+        assert!(!error.contains("canary") && error.contains(dir.path().to_str().unwrap()), "{error}");
+    }
+    for file in ["acme.hmac.s1", "hmac-s1", "secrets/a-long-name-of-a-file.key"] {
+        assert!(error(file).contains(file), "{}", error(file));
+    }
+    // What is there and cannot be read is told, however it is called.
+    let folder = "a-folder-whose-name-is-long";
+    std::fs::create_dir(dir.path().join(folder)).unwrap();
+    assert!(error(folder).contains(folder), "{}", error(folder));
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_list_or_a_table_is_not_told() {
+    for text in ["secrets = \"canary\"", "secrets = [\"canary\"]", "secrets = [[\"canary\"]]", "rule = \"canary\""] {
+        let mistakes = try_load(Some(&format!("[source.a]\n{text}\n")), &[]).1.expect_err("a mistake").join("\n");
+        assert!(mistakes.contains("expected a") && !mistakes.contains("canary"), "{mistakes}");
+    }
+}
+
+#[test]
+fn what_belongs_into_a_file_is_refused_as_its_path() {
+    for content in ["hex:canary", "base64:canary", "whsec_canary", "whpk_canary", "-----BEGIN PRIVATE KEY-----\ncanary"]
+    {
+        let text = format!("[source.a]\nsecrets = [{{ id = \"s1\", file = \"\"\"{content}\"\"\" }}]\n");
+        let mistakes = try_load(Some(&text), &[]).1.expect_err("a mistake").join("\n");
+        assert!(mistakes.contains("write it to one") && !mistakes.contains("canary"), "{mistakes}");
+    }
 }

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
 use zeroize::Zeroizing;
@@ -108,6 +110,66 @@ pub mod durations {
     }
 }
 
+/// A moment, configured in RFC 3339, with an offset from UTC: `2026-12-31T23:59:59Z`, as a TOML date or as a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(i64);
+
+impl Moment {
+    /// So many seconds after 1970-01-01 00:00 UTC.
+    pub const fn at(unix_s: i64) -> Self {
+        Self(unix_s)
+    }
+
+    /// Whole seconds since 1970-01-01 00:00 UTC.
+    pub const fn unix_s(self) -> i64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let moment: Result<jiff::Timestamp, _> = text.parse();
+        let wrong = |_| D::Error::invalid_value(Unexpected::Str(&text), &"a time such as 2026-12-31T23:59:59Z");
+        moment.map(|moment| Self(moment.as_second())).map_err(wrong)
+    }
+}
+
+/// The time in which something is accepted: from `not_before` on, until before `not_after`. An end that is not set is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Period {
+    /// Its first second.
+    pub not_before: Option<Moment>,
+    /// The second in which it is over.
+    pub not_after: Option<Moment>,
+}
+
+impl Period {
+    /// Whether a time lies in it.
+    pub fn holds(&self, unix_s: u64) -> bool {
+        let now = Moment(i64::try_from(unix_s).unwrap_or(i64::MAX));
+        self.not_before.is_none_or(|first| first <= now) && self.not_after.is_none_or(|over| now < over)
+    }
+
+    /// Whether no time lies in it.
+    pub fn is_empty(&self) -> bool {
+        self.not_before.zip(self.not_after).is_some_and(|(first, over)| over <= first)
+    }
+
+    /// The most of these that hold at one time.
+    pub fn overlap(periods: &[Self]) -> usize {
+        // As many as ever hold do so when one of them begins.
+        let begins = periods.iter().map(|period| period.not_before.unwrap_or(Moment(i64::MIN)));
+        let at = |now: Moment| {
+            let holds = |period: &&Self| {
+                period.not_before.is_none_or(|first| first <= now) && period.not_after.is_none_or(|over| now < over)
+            };
+            periods.iter().filter(holds).count()
+        };
+        begins.map(at).max().unwrap_or(0)
+    }
+}
+
 /// A path, relative to the directory of the configuration file however it is configured; empty means: not set.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConfigPath(PathBuf);
@@ -156,11 +218,34 @@ impl<'de> Deserialize<'de> for ConfigPath {
                 if text.contains('\0') {
                     return Err(D::Error::custom("a path cannot contain a zero byte"));
                 }
+                if is_content(&text) {
+                    return Err(D::Error::custom(
+                        "this is what a file is to hold: write it to one, and name that here",
+                    ));
+                }
                 Ok(ConfigPath(text.into()))
             }
         }
 
         deserializer.deserialize_newtype_struct(PATH_TOKEN, PathVisitor)
+    }
+}
+
+/// Whether this is a key or a secret that was put where its file's path belongs.
+fn is_content(text: &str) -> bool {
+    let name = text.rsplit('/').next().unwrap_or_default();
+    text.contains('\n') || ["hex:", "base64:", "whsec_", "whpk_", "whsk_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A path as a mistake may tell it: of one that leads nowhere, the end could be a secret instead of a file's name.
+fn told(path: &Path) -> String {
+    const NAME_LEN_MAX: usize = 15;
+    let known = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new(""));
+    match path.strip_prefix(known) {
+        Ok(rest) if rest.as_os_str().len() > NAME_LEN_MAX && !rest.to_string_lossy().contains('.') => {
+            format!("{} (its end is not shown, lest it be the secret itself)", known.join("…").display())
+        }
+        Ok(_) | Err(_) => path.display().to_string(),
     }
 }
 
@@ -175,7 +260,7 @@ pub struct SecretFile(ConfigPath);
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     /// The file is missing, or may not be read.
-    #[error("the secret in {} cannot be read: {cause}", path.display())]
+    #[error("the secret in {} cannot be read: {cause}", told(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -234,13 +319,13 @@ impl SecretFile {
         }
         let line = content.strip_suffix(b"\r\n").or_else(|| content.strip_suffix(b"\n"));
         let content = line.unwrap_or(&content);
-        let decoded = |encoding, bytes: Result<Vec<u8>, _>| {
-            bytes.map_err(|_: data_encoding::DecodeError| SecretFileError::Encoding { path: path.into(), encoding })
+        let decoded = |encoding, bytes: Option<Vec<u8>>| {
+            bytes.ok_or_else(|| SecretFileError::Encoding { path: path.into(), encoding })
         };
         let bytes = if let Some(hex) = content.strip_prefix(b"hex:") {
-            decoded("hex", HEXLOWER_PERMISSIVE.decode(hex))?
+            decoded("hex", HEXLOWER_PERMISSIVE.decode(hex).ok())?
         } else if let Some(base64) = content.strip_prefix(b"base64:") {
-            decoded("base64", BASE64.decode(base64))?
+            decoded("base64", STANDARD.decode(base64).ok())?
         } else {
             content.to_vec()
         };

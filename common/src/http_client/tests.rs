@@ -54,11 +54,24 @@ async fn https_server(group: &Group, alpn: &[&[u8]]) -> (SocketAddr, Certificate
 
 /// The same, and it ends each connection in order after so many requests.
 async fn https_server_closing(group: &Group, alpn: &[&[u8]], requests: usize) -> (SocketAddr, CertificateDer<'static>) {
+    let authority = authority();
+    let (address, _pin) = https_server_by(group, &authority, alpn, requests).await;
+    (address, authority.der().clone())
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// The same with a certificate of this authority, and the pin of its key.
+async fn https_server_by(group: &Group, authority: &Authority, alpn: &[&[u8]], requests: usize) -> (SocketAddr, Pin) {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &authority).unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, authority).unwrap();
+    let pin = Pin::of(certificate.der()).unwrap();
 
     let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&tls::VERSIONS)
@@ -98,7 +111,36 @@ async fn https_server_closing(group: &Group, alpn: &[&[u8]], requests: usize) ->
             });
         }
     });
-    (address, authority.der().clone())
+    (address, pin)
+}
+
+#[tokio::test]
+async fn with_pins_a_valid_certificate_is_needed_and_a_pinned_key_too() {
+    let group = Group::new();
+    let (ours, others) = (authority(), authority());
+    let (meant, pin) = https_server_by(&group, &ours, &[tls::ALPN_H2], usize::MAX).await;
+    let (another, another_pin) = https_server_by(&group, &ours, &[tls::ALPN_HTTP11], usize::MAX).await;
+    let (untrusted, untrusted_pin) = https_server_by(&group, &others, &[tls::ALPN_HTTP11], usize::MAX).await;
+    let client = |pins: &[Pin]| {
+        let extra_roots = vec![ours.der().clone()];
+        HttpsClient::new(&ClientOptions { extra_roots, pins: pins.to_vec(), ..ClientOptions::default() }).unwrap()
+    };
+    let url = |address: SocketAddr| format!("https://localhost:{}/", address.port());
+
+    let pinned = client(&[pin]);
+    for _ in 0..2 {
+        assert_eq!(get(&pinned, url(meant), ENOUGH).await.unwrap().status(), StatusCode::OK);
+        let refused = get(&pinned, url(another), ENOUGH).await.unwrap_err();
+        assert!(matches!(refused, CallError::NotPinned(known) if known == another_pin), "{refused:?}");
+        assert_eq!(refused.to_string(), format!("the server's key is not pinned: it is {another_pin}"));
+    }
+    let both = client(&[another_pin, pin]);
+    assert!(get(&both, url(meant), ENOUGH).await.is_ok() && get(&both, url(another), ENOUGH).await.is_ok());
+    let outcome = get(&client(&[untrusted_pin]), url(untrusted), ENOUGH).await;
+    assert!(matches!(outcome, Err(CallError::Connect(_))), "a pin takes the place of no authority: {outcome:?}");
+    let by_address = format!("https://127.0.0.1:{}/", meant.port());
+    let outcome = get(&pinned, by_address, ENOUGH).await;
+    assert!(matches!(outcome, Err(CallError::Connect(_))), "nor of a name: {outcome:?}");
 }
 
 #[tokio::test]

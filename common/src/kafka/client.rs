@@ -2,16 +2,20 @@
 //!
 //! TLS verification has no off switch: with TLS on, the broker's certificate and host name are always checked.
 
+use std::path::{Path, PathBuf};
+
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::config::{ConfigPath, Mistake, SecretFile, SecretFileError};
 
 /// `[kafka]` of both binaries. See `ingest.default.toml` for the meaning of each key.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
     /// `host:port`, comma-separated.
@@ -23,7 +27,7 @@ pub struct KafkaConfig {
 }
 
 /// `[kafka.tls]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaTls {
     /// Whether to use TLS.
@@ -37,7 +41,7 @@ pub struct KafkaTls {
 }
 
 /// `[kafka.sasl]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSasl {
     /// Empty for none.
@@ -76,9 +80,22 @@ impl SaslMechanism {
     }
 }
 
+/// See [`KafkaConfig::credentials`]. Not printed: it is a hash of a password among other things.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Credentials([u8; 32]);
+
 /// Why a client could not be made. The operator's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// A file that the configuration names can't be read.
+    #[error("{} cannot be read: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The password can't be read.
     #[error(transparent)]
     Password(#[from] SecretFileError),
@@ -128,6 +145,31 @@ impl KafkaConfig {
         if sasl.mechanism != SaslMechanism::None && sasl.password_file.is_empty() {
             mistake("sasl.password_file", "is missing");
         }
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let KafkaTls { ca, certificate, key, .. } = &self.tls;
+        let files = [ca, certificate, key].into_iter().filter_map(ConfigPath::if_set).map(Path::to_owned);
+        let password = Some(&self.sasl.password_file).filter(|file| !file.is_empty());
+        files.chain(password.map(|file| file.as_path().to_owned())).collect()
+    }
+
+    /// A digest of what decides how a client proves who it is and whom it trusts, the files' content included: a client
+    /// that was made under another digest has to be made anew.
+    ///
+    /// # Errors
+    /// When one of the files can't be read.
+    pub fn credentials(&self) -> Result<Credentials, ClientError> {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?}", (&self.tls, &self.sasl)));
+        for path in self.files() {
+            let unreadable = |cause| ClientError::Unreadable { path: path.clone(), cause };
+            let content = Zeroizing::new(std::fs::read(&path).map_err(unreadable)?);
+            digest.update((content.len() as u64).to_be_bytes());
+            digest.update(&*content);
+        }
+        Ok(Credentials(digest.finalize().into()))
     }
 
     /// The settings of every client. Those that matter are set here, not left to the library's defaults.

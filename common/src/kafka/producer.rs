@@ -184,6 +184,12 @@ impl Producer {
         Ok(Delivery(answer))
     }
 
+    /// Whether it is of no more use, whatever happens: the brokers did not let it begin, or have lost track of it. Nothing is
+    /// sent by it any more.
+    pub fn is_spent(&self) -> bool {
+        self.0.client().fatal_error().is_some()
+    }
+
     /// Records queued or sent and not yet acknowledged.
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.0.in_flight_count()).unwrap_or(0)

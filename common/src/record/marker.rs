@@ -17,7 +17,7 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::{Failure, Field, Fields, Head, Raw, RecordError};
+use super::{Failure, Field, Fields, Head, Raw, RecordError, number};
 
 /// Says that a letter was redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,8 @@ impl FromStr for LetterPlace {
 
     fn from_str(text: &str) -> Result<Self, LetterPlaceError> {
         let (partition, offset) = text.split_once('/').ok_or(LetterPlaceError)?;
-        let place = Self {
-            partition: partition.parse().map_err(|_| LetterPlaceError)?,
-            offset: offset.parse().map_err(|_| LetterPlaceError)?,
-        };
-        if place.partition < 0 || place.offset < 0 { Err(LetterPlaceError) } else { Ok(place) }
+        let (partition, offset) = number(partition).zip(number(offset)).ok_or(LetterPlaceError)?;
+        Ok(Self { partition, offset })
     }
 }
 
@@ -110,14 +107,14 @@ impl Fields {
 impl Raw<'_> {
     pub(super) fn marker(&self) -> Result<Marker, RecordError> {
         // What is a letter too is neither.
-        if self.has(Field::Reason) || self.has(Field::Source) {
+        if self.0.iter().flatten().count() != 4 {
             return Err(RecordError::Malformed);
         }
         let letter = HEXLOWER.decode(self.text(Field::LetterId)?.as_bytes()).map_err(|_| RecordError::Malformed)?;
         Ok(Marker {
             place: self.parsed(Field::Letter)?,
             letter: LetterId(letter.try_into().map_err(|_| RecordError::Malformed)?),
-            redriven_ms: self.parsed(Field::Redriven)?,
+            redriven_ms: self.number(Field::Redriven)?,
         })
     }
 }

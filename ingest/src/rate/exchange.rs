@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use common::clock::Clock;
 use common::config::Mistake;
 use common::tls;
@@ -188,14 +189,15 @@ struct Session {
 /// Keeps one limiter and Redis informed of each other.
 pub(crate) struct Exchange {
     limiter: Arc<RateLimiter>,
-    store: Store,
+    /// What the next connection is made by.
+    store: Arc<ArcSwap<Store>>,
     metrics: RateMetrics,
     clock: Clock,
 }
 
 impl Exchange {
     /// An exchange that does not run yet.
-    pub(crate) fn new(limiter: Arc<RateLimiter>, store: Store, metrics: RateMetrics, clock: Clock) -> Self {
+    pub(crate) fn new(limiter: Arc<RateLimiter>, store: Arc<ArcSwap<Store>>, metrics: RateMetrics, clock: Clock) -> Self {
         Self { limiter, store, metrics, clock }
     }
 
@@ -219,7 +221,7 @@ impl Exchange {
 
     async fn exchange_until_it_fails(&self, told: &mut bool) -> Result<Infallible, ExchangeError> {
         let connected =
-            timeout(CONNECT_DEADLINE, self.store.connect()).await.map_err(|_elapsed| ExchangeError::Late)?;
+            timeout(CONNECT_DEADLINE, self.store.load_full().connect()).await.map_err(|_elapsed| ExchangeError::Late)?;
         let (mut connection, driver) = connected?;
         let exchanges = async {
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).to_owned();
@@ -251,7 +253,7 @@ impl Exchange {
         if reports.is_empty() {
             return Ok(());
         }
-        let answered = timeout(ANSWER_DEADLINE, self.store.tell(session, &reports)).await;
+        let answered = timeout(ANSWER_DEADLINE, self.store.load_full().tell(session, &reports)).await;
         let ahead = answered.unwrap_or(Err(ExchangeError::Late)).inspect_err(|_| self.limiter.put_back(&reports))?;
         let now = self.clock.monotonic();
         for (report, ahead) in reports.iter().zip(ahead) {
@@ -309,7 +311,7 @@ mod tests {
             let script = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await.unwrap();
             let limiter = Arc::new(of_addresses(config).unwrap());
             let edge_metrics = EdgeMetrics::new(&metrics, &clock);
-            let exchange = Exchange::new(limiter, store, edge_metrics.rate(), clock);
+            let exchange = Exchange::new(limiter, Arc::new(ArcSwap::from_pointee(store)), edge_metrics.rate(), clock);
             Self { exchange, session: Session { connection, script }, driver, clock: hand, metrics }
         }
 
@@ -323,7 +325,7 @@ mod tests {
         }
 
         async fn keys(&mut self) -> Vec<String> {
-            let pattern = format!("{}:*", self.exchange.store.prefix);
+            let pattern = format!("{}:*", self.exchange.store.load().prefix);
             redis::cmd("KEYS").arg(pattern).query_async(&mut self.session.connection).await.unwrap()
         }
     }

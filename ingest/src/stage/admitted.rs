@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use common::envelope::Format;
-use common::signature::{NONCE_HEADER, SIGNATURE_HEADER, Signatures, TIMESTAMP_HEADER, Timestamp};
+use common::pin::Pin;
+use common::signature::Timestamp;
+use common::verify::Shown;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderMap, Method};
+use http::request::Parts as HeadParts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, Method, Version};
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -18,6 +20,8 @@ use crate::network::Network;
 use crate::quota::retry_after_s;
 use crate::rate::Key;
 use crate::refusal::{Refusal, SignatureFault, Trouble};
+use crate::scheme::Scheme;
+use crate::settings::Settings;
 use crate::source::Route;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -29,43 +33,61 @@ pub(crate) struct Admitted<'a, B> {
     network: Network,
     /// Held until the request is answered.
     permit: OwnedSemaphorePermit,
+    settings: Arc<Settings>,
     route: Arc<Route>,
     signed: Signed,
 }
 
-/// What the head says about the body.
+/// What the head says about the body, and the connection about both.
 #[derive(Debug)]
 pub(crate) struct Signed {
     /// The envelope that the content type announces.
     pub(crate) format: Format,
     /// When it was signed.
     pub(crate) timestamp: Timestamp,
+    /// What is signed before the body.
+    pub(crate) before_body: Vec<u8>,
     /// The signatures.
-    pub(crate) signatures: Signatures,
+    pub(crate) signatures: Shown,
     /// The nonce's header: not signed, only compared.
-    pub(crate) nonce: Option<HeaderValue>,
+    pub(crate) nonce: NonceHeader,
     /// W3C trace context: not signed, only passed on.
     pub(crate) traceparent: Option<Box<str>>,
+    /// The key of the connection's client certificate.
+    pub(crate) client_key: Option<Pin>,
+}
+
+/// The header that repeats the nonce of a native envelope.
+#[derive(Debug)]
+pub(crate) enum NonceHeader {
+    /// The scheme has none.
+    Unused,
+    /// What was there.
+    Is(Option<HeaderValue>),
 }
 
 impl<'a, B: Body> Admitted<'a, B> {
     /// Checks the head.
     pub(crate) fn admit(raw: RawRequest<'a, B>, edge: &Edge) -> Result<Self, Refusal> {
-        let RawRequest { head, body, client } = raw;
+        let RawRequest { head, body, client, settings } = raw;
+        let limits = &settings.limits;
         let headers = &head.headers;
         let uri_len = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
-        if uri_len > edge.limits.uri_bytes_max.as_usize() || headers.len() > edge.limits.header_count_max {
+        if uri_len > limits.uri_bytes_max.as_usize()
+            || headers.len() > limits.header_count_max
+            || head_len(&head) > limits.head_bytes_max.as_usize()
+        {
             return Err(Refusal::HeadTooLarge);
         }
         check_host(&head)?;
         check_transfer_encoding(headers)?;
-        let route = edge.routes.find(head.uri.path()).ok_or(Refusal::NotFound)?;
+        let route = settings.routes.find(head.uri.path()).ok_or(Refusal::NotFound)?;
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed);
         }
-        let network = Network::from(edge.forwarded.client(client.address(), headers));
-        if let Some(rate) = &edge.rate {
-            rate.take(Key { network, path: route.path }, edge.clock.monotonic()).map_err(|wait| {
+        let network = Network::from(settings.forwarded.client(client.address(), headers));
+        if let Some(rate) = &settings.rate {
+            rate.take(Key { network, path: route.path_hash }, edge.clock.monotonic()).map_err(|wait| {
                 edge.metrics.address_limited.increment(1);
                 Refusal::RateLimited { retry_after_s: retry_after_s(wait) }
             })?;
@@ -77,23 +99,51 @@ impl<'a, B: Body> Admitted<'a, B> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(Refusal::UnsupportedEncoding);
         }
-        let signed = signed(headers, format).inspect_err(|refusal| count(refusal, &route.metrics))?;
-        if body.size_hint().lower() > edge.limits.body_bytes_max.as_u64() {
+        let signed =
+            signed(headers, format, route.scheme, client).inspect_err(|refusal| count(refusal, &route.metrics))?;
+        if body.size_hint().lower() > limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
         let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
-        Ok(Self { body, client, network, permit, route: route.clone(), signed })
-    }
-
-    /// Whom the request counts for.
-    pub(super) fn network(&self) -> Network {
-        self.network
+        let route = route.clone();
+        Ok(Self { body, client, network, permit, settings, route, signed })
     }
 
     /// Gives everything to the next stage.
-    pub(super) fn into_parts(self) -> (B, &'a Client, OwnedSemaphorePermit, Arc<Route>, Signed) {
-        (self.body, self.client, self.permit, self.route, self.signed)
+    pub(super) fn into_parts(self) -> Parts<'a, B> {
+        let Self { body, client, network, permit, settings, route, signed } = self;
+        Parts { body, client, network, permit, settings, route, signed }
     }
+}
+
+/// What the next stage works with.
+pub(super) struct Parts<'a, B> {
+    pub(super) body: B,
+    pub(super) client: &'a Client,
+    /// Whom the request counts for.
+    pub(super) network: Network,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) settings: Arc<Settings>,
+    pub(super) route: Arc<Route>,
+    pub(super) signed: Signed,
+}
+
+/// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2). On HTTP/1.1 the HTTP library has counted its bytes.
+fn head_len(head: &HeadParts) -> usize {
+    const PER_FIELD: usize = 32;
+    if head.version != Version::HTTP_2 {
+        return 0;
+    }
+    let uri = &head.uri;
+    let pseudo = [
+        (":method", head.method.as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", Authority::as_str)),
+        (":path", uri.path_and_query().map_or("", PathAndQuery::as_str)),
+    ];
+    let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + PER_FIELD);
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
+    pseudo.chain(fields).sum()
 }
 
 /// Counts what is wrong with the scheme's headers.
@@ -109,7 +159,7 @@ fn count(refusal: &Refusal, metrics: &PathMetrics) {
 }
 
 /// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.
-fn check_host(head: &Parts) -> Result<(), Refusal> {
+fn check_host(head: &HeadParts) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host),
@@ -122,7 +172,7 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
             let same = authority.is_none_or(|authority| *authority == host);
             if same && !host.as_str().contains('@') { Ok(()) } else { Err(Refusal::BadHost) }
         }
-        (None, Some(_)) if head.version == http::Version::HTTP_2 => Ok(()),
+        (None, Some(_)) if head.version == Version::HTTP_2 => Ok(()),
         (None, _) => Err(Refusal::BadHost),
     }
 }
@@ -158,15 +208,28 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
 }
 
 /// The scheme's headers, each at most once and each by its grammar.
-fn signed(headers: &HeaderMap, format: Format) -> Result<Signed, Refusal> {
+fn signed(headers: &HeaderMap, format: Format, scheme: Scheme, client: &Client) -> Result<Signed, Refusal> {
+    let spec = scheme.spec();
     let once = |name| only(headers, name).map_err(|_| Refusal::DuplicateHeader);
-    let (signature, timestamp, nonce) = (once(&SIGNATURE_HEADER)?, once(&TIMESTAMP_HEADER)?, once(&NONCE_HEADER)?);
-    let (Some(signature), Some(timestamp)) = (signature, timestamp) else { return Err(Refusal::SignatureMissing) };
+    let (signature, timestamp) = (once(&spec.signature)?, once(&spec.timestamp)?);
+    let id = spec.id.as_ref().map(once).transpose()?;
+    let nonce = match spec.nonce.as_ref().map(once).transpose()? {
+        Some(nonce) => NonceHeader::Is(nonce.cloned()),
+        None => NonceHeader::Unused,
+    };
+    let (Some(signature), Some(timestamp), None | Some(Some(_))) = (signature, timestamp, id) else {
+        return Err(Refusal::SignatureMissing);
+    };
+    let id = id.flatten();
     let timestamp = Timestamp::parse(timestamp.as_bytes()).map_err(|_| Refusal::InvalidTimestamp)?;
-    let signatures =
-        Signatures::parse(signature.as_bytes()).map_err(|_| Refusal::SignatureInvalid(SignatureFault::Malformed))?;
+    let malformed = || Refusal::SignatureInvalid(SignatureFault::Malformed);
+    let signatures = spec.signatures(signature).map_err(|_| malformed())?;
+    if !id.is_none_or(|id| spec.is_id(id)) {
+        return Err(malformed());
+    }
+    let before_body = spec.before_body(id, &timestamp);
     let traceparent = only(headers, &TRACEPARENT).ok().flatten().and_then(traceparent);
-    Ok(Signed { format, timestamp, signatures, nonce: nonce.cloned(), traceparent })
+    Ok(Signed { format, timestamp, before_body, signatures, nonce, traceparent, client_key: client.key() })
 }
 
 /// A header that is there more than once.

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::signature::{Mac, verify_any};
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::admitted::{Admitted, Signed};
+use super::admitted::{Admitted, Parts, Signed};
 use super::body;
 use super::raw::Client;
 use crate::edge::Edge;
@@ -15,6 +14,7 @@ use crate::metrics::VerificationFailure;
 use crate::network::Network;
 use crate::quota::retry_after_s;
 use crate::refusal::{Refusal, SignatureFault};
+use crate::settings::Settings;
 use crate::source::{Route, Source};
 
 /// A request that one of our senders signed.
@@ -26,44 +26,51 @@ pub(crate) struct Authenticated {
 }
 
 impl Authenticated {
-    /// Reads the body, feeding the MAC of every active secret as it comes, and compares.
+    /// Reads the body, working it through every active secret as it comes, and compares.
     ///
-    /// Every secret of the path is worked through and compared without an early exit; the signature decides whose
-    /// request it is. Where too much from a network has failed, the MACs are worked out when the body is whole and there
-    /// is a place for it.
+    /// Every secret of the path is worked through, whatever the request shows, and those accepted now are compared without
+    /// an early exit; the signature decides whose request it is. What counts is what is in effect when the body is
+    /// complete: by a secret that was retired meanwhile nothing is accepted. Where too much from a network has failed, the
+    /// secrets are worked through when the body is whole and there is a place for it.
     pub(crate) async fn authenticate<B>(admitted: Admitted<'_, B>, edge: &Edge) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        let network = admitted.network();
-        let (body, client, permit, route, signed) = admitted.into_parts();
+        let Parts { body, client, network, permit, settings, route, signed } = admitted.into_parts();
         let limited = !is_exempt(client, &route);
-        let over = limited && edge.failures.is_over(network, edge.clock.monotonic());
-        let mut macs: Vec<Mac> =
-            route.candidates.iter().map(|candidate| candidate.mac.begin(&signed.timestamp)).collect();
-        let mut feed = |piece: &[u8]| macs.iter_mut().for_each(|mac| mac.update(piece));
-        let body = body::read(body, &edge.limits, |piece| {
+        let over = limited && settings.failures.is_over(network, edge.clock.monotonic());
+        let mut verification = route.begin(&signed.before_body, &signed.signatures);
+        let body = body::read(body, &settings.limits, |piece| {
             if !over {
-                feed(piece)
+                verification.update(piece);
             }
         })
         .await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
-        let place = if over { Some(edge.failures.place(network).await) } else { None };
+        let place = if over { Some(settings.failures.place(network).await) } else { None };
         if place.is_some() {
-            feed(&body);
+            verification.update(&body);
         }
-        let macs: Vec<_> = macs.into_iter().map(Mac::finish).collect();
-        let verified = verify_any(&macs, &signed.signatures);
+        let in_effect = edge.settings();
+        let (route, verification) = if Arc::ptr_eq(&settings, &in_effect) {
+            (route, Some(verification))
+        } else {
+            match in_effect.routes.find(&route.path).filter(|now| now.scheme == route.scheme) {
+                Some(now) => {
+                    let mut verification = now.begin(&signed.before_body, &signed.signatures);
+                    verification.update(&body);
+                    (now.clone(), Some(verification))
+                }
+                None => (route, None),
+            }
+        };
+        let owner = verification.and_then(|verification| route.verify(verification, edge.clock.unix_s()));
         drop(place);
-        let owner = verified
-            .and_then(|index| route.candidates.get(index))
-            .and_then(|candidate| candidate.owner.as_ref())
-            .ok_or_else(|| {
-                route.metrics.failed(VerificationFailure::Unknown);
-                if limited { failed(network, edge) } else { Refusal::SignatureInvalid(SignatureFault::Unknown) }
-            })?;
+        let owner = owner.ok_or_else(|| {
+            route.metrics.failed(VerificationFailure::Unknown);
+            if limited { failed(network, &in_effect, edge) } else { Refusal::SignatureInvalid(SignatureFault::Unknown) }
+        })?;
         owner.verified.increment(1);
         let source = owner.source.clone();
         // The path's sources may differ in this; only now is it known which one it is.
@@ -80,14 +87,14 @@ impl Authenticated {
 }
 
 /// Whether failures of this connection's requests are not limited: it has shown a client certificate that is pinned for a
-/// source of this path. Nothing is pinned yet.
-fn is_exempt(_client: &Client, _route: &Route) -> bool {
-    false
+/// source of this path. Whose request it is, only its signature says.
+fn is_exempt(client: &Client, route: &Route) -> bool {
+    client.key().is_some_and(|key| route.has_pinned(key))
 }
 
 /// What a wrong signature is answered, depending on how many there were from its network.
-fn failed(network: Network, edge: &Edge) -> Refusal {
-    match edge.failures.count(network, edge.clock.monotonic()) {
+fn failed(network: Network, settings: &Settings, edge: &Edge) -> Refusal {
+    match settings.failures.count(network, edge.clock.monotonic()) {
         Ok(()) => Refusal::SignatureInvalid(SignatureFault::Unknown),
         Err(wait) => {
             edge.metrics.failures_limited.increment(1);

@@ -1,9 +1,12 @@
 //! Reading a body: under a limit, a deadline and a minimum rate, none of which the HTTP library has.
+//!
+//! A body is in memory once. Each piece is shown as it comes, so that nothing has to be read twice, and then added to those
+//! before it; what is set aside for a body is never more than the limit.
 
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
@@ -37,7 +40,7 @@ where
             return Err(Refusal::PayloadTooLarge);
         }
         piece(&data);
-        collected.push(data, expected);
+        collected.push(data, expected, bytes_max);
     }
 }
 
@@ -48,10 +51,13 @@ pub(super) fn deadline(limits: &Limits, received: usize) -> Duration {
 }
 
 /// The pieces so far.
-enum Collected {
+pub(super) enum Collected {
+    /// None.
     Nothing,
+    /// One, where the HTTP library put it.
     One(Bytes),
-    Many(BytesMut),
+    /// Several, one behind the other.
+    Many(Vec<u8>),
 }
 
 impl Collected {
@@ -63,28 +69,44 @@ impl Collected {
         }
     }
 
-    fn push(&mut self, data: Bytes, expected: usize) {
-        *self = match std::mem::replace(self, Self::Nothing) {
-            Self::Nothing => Self::One(data),
-            Self::One(first) if data.is_empty() => Self::One(first),
+    /// Adds a piece. `expected` is the length that was declared, or 0; the whole is at most `bytes_max`.
+    pub(super) fn push(&mut self, data: Bytes, expected: usize, bytes_max: usize) {
+        if data.is_empty() {
+            return;
+        }
+        let pieces = match self {
+            Self::Nothing => {
+                *self = Self::One(data);
+                return;
+            }
             Self::One(first) => {
-                let mut pieces = BytesMut::with_capacity(expected.max(first.len() + data.len()));
-                pieces.extend_from_slice(&first);
-                pieces.extend_from_slice(&data);
-                Self::Many(pieces)
+                let mut pieces = Vec::with_capacity(capacity(0, first.len() + data.len(), bytes_max).max(expected));
+                pieces.extend_from_slice(first);
+                *self = Self::Many(pieces);
+                let Self::Many(pieces) = self else { unreachable!("it was just made") };
+                pieces
             }
-            Self::Many(mut pieces) => {
-                pieces.extend_from_slice(&data);
-                Self::Many(pieces)
-            }
+            Self::Many(pieces) => pieces,
         };
+        let len = pieces.len() + data.len();
+        if len > pieces.capacity() {
+            pieces.reserve_exact(capacity(pieces.capacity(), len, bytes_max) - pieces.len());
+        }
+        pieces.extend_from_slice(&data);
     }
 
-    fn into_bytes(self) -> Bytes {
+    /// The whole.
+    pub(super) fn into_bytes(self) -> Bytes {
         match self {
             Self::Nothing => Bytes::new(),
             Self::One(piece) => piece,
-            Self::Many(pieces) => pieces.freeze(),
+            Self::Many(pieces) => pieces.into(),
         }
     }
+}
+
+/// What to set aside for `len` bytes: twice what there was, so that a body in many small pieces is not moved for each, but
+/// not more than it may become.
+fn capacity(before: usize, len: usize, bytes_max: usize) -> usize {
+    len.max((2 * before).min(bytes_max))
 }

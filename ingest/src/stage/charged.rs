@@ -1,10 +1,12 @@
 //! The last stage: within its source's limit. Nothing else is charged to a source.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::Record;
 use crate::quota::retry_after_s;
 use crate::refusal::Refusal;
+use crate::source::Source;
 
 /// A record that may be published.
 pub(crate) struct Charged(Record);
@@ -20,13 +22,13 @@ impl Charged {
         Ok(Self(record))
     }
 
-    /// Gives it back: the request is refused after all.
-    pub(crate) fn give_back(&self) {
-        self.0.source().limit.give_back();
+    /// Who paid for it, and gets it back if the request is refused after all.
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        self.0.source()
     }
 
     /// The record.
-    pub(crate) fn record(&self) -> &Record {
-        &self.0
+    pub(crate) fn into_record(self) -> Record {
+        self.0
     }
 }

@@ -1,27 +1,37 @@
 //! A request as the HTTP library parsed it: nothing about it is known yet.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::pin::Pin;
 use http::Request;
 use http::request::Parts;
+
+use crate::settings::Settings;
 
 /// The connection that a request came on.
 #[derive(Debug)]
 pub(crate) struct Client {
     address: IpAddr,
+    key: Option<Pin>,
     unread: AtomicBool,
 }
 
 impl Client {
-    /// A client at this address.
-    pub(crate) fn new(address: IpAddr) -> Self {
-        Self { address, unread: AtomicBool::new(false) }
+    /// A client at this address, with the key of its certificate if it has shown one.
+    pub(crate) fn new(address: IpAddr, key: Option<Pin>) -> Self {
+        Self { address, key, unread: AtomicBool::new(false) }
     }
 
     /// Whom the connection is for.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// The key of its certificate, which was valid in the handshake.
+    pub(crate) fn key(&self) -> Option<Pin> {
+        self.key
     }
 
     /// Notes whether a part of the latest body was left unread: then closing must not cut off our answer.
@@ -36,17 +46,18 @@ impl Client {
 }
 
 /// The first stage.
-#[derive(Debug)]
 pub(crate) struct RawRequest<'a, B> {
     pub(crate) head: Parts,
     pub(crate) body: B,
     pub(crate) client: &'a Client,
+    /// What holds for it until its body is complete.
+    pub(crate) settings: Arc<Settings>,
 }
 
 impl<'a, B> RawRequest<'a, B> {
     /// Any request may begin.
-    pub(crate) fn new(request: Request<B>, client: &'a Client) -> Self {
+    pub(crate) fn new(request: Request<B>, client: &'a Client, settings: Arc<Settings>) -> Self {
         let (head, body) = request.into_parts();
-        Self { head, body, client }
+        Self { head, body, client, settings }
     }
 }

@@ -8,27 +8,33 @@ use common::record::{Head, Header, RecordKeys};
 use common::topics::Topic;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::admitted::NonceHeader;
 use super::fresh::Fresh;
 use crate::refusal::Refusal;
 use crate::source::Source;
 
 /// A record for the inbox.
 pub(crate) struct Record {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     source: Arc<Source>,
     headers: Vec<Header>,
     body: Bytes,
 }
 
 impl Record {
-    /// Checks the envelope's shape and seals the record. The value is the body exactly as it was received.
+    /// Checks the envelope's shape and the client's key, and seals the record. The value is the body exactly as it was received.
     pub(crate) fn seal(fresh: Fresh, keys: &RecordKeys, received_ms: u64) -> Result<Self, Refusal> {
         let (permit, source, signed, body) = fresh.into_parts();
         match Envelope::parse_as(signed.format, &body, &source.id)? {
             Envelope::Native(native) => {
-                native.check_nonce_header(signed.nonce.as_ref().map(|nonce| nonce.as_bytes()))?;
+                if let NonceHeader::Is(header) = &signed.nonce {
+                    native.check_nonce_header(header.as_ref().map(|nonce| nonce.as_bytes()))?;
+                }
             }
             Envelope::Jwe(_) => {}
+        }
+        if !source.admits(signed.client_key) {
+            return Err(Refusal::ClientCertificateNotPinned);
         }
         let head = Head {
             source: source.id.clone(),
@@ -40,11 +46,11 @@ impl Record {
             redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
-        Ok(Self { _permit: permit, source, headers, body })
+        Ok(Self { permit, source, headers, body })
     }
 
     /// Whose it is.
-    pub(super) fn source(&self) -> &Source {
+    pub(super) fn source(&self) -> &Arc<Source> {
         &self.source
     }
 
@@ -56,5 +62,10 @@ impl Record {
     /// The record's value.
     pub(crate) fn value(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Gives up the body, and keeps the request's place.
+    pub(crate) fn into_permit(self) -> OwnedSemaphorePermit {
+        self.permit
     }
 }

@@ -1,33 +1,17 @@
-//! What one client and one source may use: connections, requests, failed authentications.
+//! What one client and one source may use: requests, and failed authentications.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::envelope::Format;
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::connections::connect_from;
 use super::{Ask, Edge, NATIVE, NOW_S, OTHER_SECRET, PATIENCE, SECOND_SECRET, SECRET, Wire};
 
-/// A connection from another address of this machine.
-pub(super) async fn connect_from(edge: &Edge, address: &str) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
-    socket.connect(edge.address()).await.unwrap()
-}
-
-async fn http1_from<'e>(edge: &'e Edge, address: &str) -> Wire<'e> {
-    let stream = edge.secure(connect_from(edge, address).await, "http/1.1").await;
+async fn http1_from(edge: &Edge, last: u8) -> Wire<'_> {
+    let stream = edge.secure(connect_from(edge, last).await, "http/1.1").await;
     Wire { edge, stream, received: Vec::new() }
-}
-
-/// Whether the server closes a connection without a word.
-pub(super) async fn is_closed(mut stream: TcpStream) -> bool {
-    let mut received = Vec::new();
-    let _end = timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("the server ends the connection");
-    received.is_empty()
 }
 
 /// A request that its source could not have signed.
@@ -40,60 +24,12 @@ fn limited(edge: &Edge, limit: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn row_2_connections_in_all() {
-    let edge = Edge::start_with(|config| {
-        config.limits.connections_max = 3;
-        config.limits.connections_per_ip_max = 2;
-    })
-    .await;
-    let mut held = vec![edge.http1().await, edge.http1().await, http1_from(&edge, "127.0.0.2").await];
-    assert!(is_closed(connect_from(&edge, "127.0.0.3").await).await);
-    edge.until("counted", |edge| edge.connection_outcome("over_cap") == 1.0).await;
-    for wire in &mut held {
-        wire.ask(&Ask::good()).await.check(200, "received");
-    }
-    held.pop();
-    edge.until("a place came back", |edge| edge.metrics.value("ingest_connections_open", &[]) == 2.0).await;
-    http1_from(&edge, "127.0.0.3").await.ask(&Ask::good()).await.check(200, "received");
-    assert_eq!(edge.connection_outcome("over_network_cap"), 0.0);
-    drop(held);
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn row_2_handshakes_at_once() {
-    let edge = Edge::start_with(|config| config.limits.handshakes_max = 2).await;
-    let open = |count: f64| move |edge: &Edge| edge.metrics.value("ingest_connections_open", &[]) == count;
-    let first = TcpStream::connect(edge.address()).await.unwrap();
-    edge.until("one handshake is under way", open(1.0)).await;
-    edge.http1().await.ask(&Ask::good()).await.check(200, "received");
-    edge.until("only the first is left", open(1.0)).await;
-    let second = TcpStream::connect(edge.address()).await.unwrap();
-    edge.until("two are under way", open(2.0)).await;
-    let mut third = Box::pin(edge.http1());
-    assert!(timeout(Duration::from_millis(300), &mut third).await.is_err(), "the third waits for its turn");
-    drop(first);
-    timeout(PATIENCE, third).await.expect("its turn").ask(&Ask::good()).await.check(200, "received");
-    drop(second);
-    edge.finish().await;
-}
-
-#[tokio::test]
 async fn row_32_a_source_has_a_limit_that_only_its_own_good_requests_use_up() {
     let edge = Edge::start_with(|config| {
         let acme = config.source.get_mut("acme").unwrap();
         (acme.requests_per_second, acme.burst) = (1, 4);
     })
     .await;
-    // Every refusal of a request that names the source as well as a request can.
-    edge.check(&forged(), 401, "signature_invalid").await;
-    edge.check(&Ask::good().without("x-webhook-signature"), 401, "signature_missing").await;
-    edge.check(&Ask::signed(SECRET, NOW_S - 301, "application/json", NATIVE), 401, "timestamp_out_of_tolerance").await;
-    edge.check(&Ask::native("nope"), 400, "invalid_json").await;
-    edge.check(&Ask::native("{}"), 400, "invalid_envelope").await;
-    edge.check(&Ask::good().set("x-encryption-nonce", "BAECAwQFBgcICQoL"), 400, "invalid_nonce").await;
-    edge.check(&Ask::signed(SECRET, NOW_S, Format::Jwe.content_type(), "a..b.c.d"), 400, "invalid_envelope").await;
-
     edge.check(&Ask::good(), 200, "received").await;
     edge.check(&Ask::signed(SECOND_SECRET, NOW_S, "application/json", NATIVE), 200, "received").await;
     let [reply, _] = edge.check(&Ask::good(), 429, "source_rate_limited").await;
@@ -105,6 +41,45 @@ async fn row_32_a_source_has_a_limit_that_only_its_own_good_requests_use_up() {
 
     edge.clock.advance(Duration::from_secs(1));
     edge.http1().await.ask(&Ask::good()).await.check(200, "received");
+    edge.check(&Ask::good(), 429, "source_rate_limited").await;
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn row_32_no_refusal_costs_the_source_anything() {
+    let edge = Edge::start_with(|config| {
+        config.limits.body_bytes_max = common::config::ByteSize::kib(1);
+        let acme = config.source.get_mut("acme").unwrap();
+        (acme.requests_per_second, acme.burst) = (1, 2);
+    })
+    .await;
+    // Each names the source as well as a request can.
+    let good = Ask::good;
+    let signed = |timestamp_s, body: &str| Ask::signed(SECRET, timestamp_s, "application/json", body);
+    for (ask, status, code) in [
+        (good().to("/nowhere"), 404, "not_found"),
+        (good().method("PUT"), 405, "method_not_allowed"),
+        (good().set("content-type", "text/plain"), 415, "unsupported_media_type"),
+        (good().with("content-encoding", "gzip"), 415, "unsupported_encoding"),
+        (good().without("x-webhook-signature"), 401, "signature_missing"),
+        (good().with("x-webhook-timestamp", "1700000000"), 400, "duplicate_header"),
+        (good().set("x-webhook-timestamp", "soon"), 401, "invalid_timestamp"),
+        (good().set("x-webhook-signature", "short"), 401, "signature_invalid"),
+        (forged(), 401, "signature_invalid"),
+        (Ask { body: b"{}".to_vec(), ..good() }, 401, "signature_invalid"),
+        (signed(NOW_S - 301, NATIVE), 401, "timestamp_out_of_tolerance"),
+        (signed(NOW_S + 301, NATIVE), 401, "timestamp_out_of_tolerance"),
+        (signed(NOW_S, &format!("{NATIVE}{}", " ".repeat(1024))), 413, "payload_too_large"),
+        (signed(NOW_S, "nope"), 400, "invalid_json"),
+        (signed(NOW_S, "{}"), 400, "invalid_envelope"),
+        (signed(NOW_S, &NATIVE.replace("PCC/", "A=C/")), 400, "invalid_ciphertext"),
+        (good().set("x-encryption-nonce", "BAECAwQFBgcICQoL"), 400, "invalid_nonce"),
+        (Ask::signed(SECRET, NOW_S, Format::Jwe.content_type(), "a..b.c.d"), 400, "invalid_envelope"),
+    ] {
+        edge.check(&ask, status, code).await;
+    }
+    // Two are allowed, and both are left.
+    edge.check(&Ask::good(), 200, "received").await;
     edge.check(&Ask::good(), 429, "source_rate_limited").await;
     edge.finish().await;
 }
@@ -164,7 +139,7 @@ async fn failed_authentications_have_a_limit_per_address_and_good_requests_pass_
     wire.send(&whole.concat()).await;
     wire.reply().await.check(200, "received");
 
-    let mut neighbour = http1_from(&edge, "127.0.0.2").await;
+    let mut neighbour = http1_from(&edge, 2).await;
     neighbour.ask(&forged()).await.check(401, "signature_invalid");
     edge.clock.advance(Duration::from_millis(100));
     http2.ask(&forged()).await.check(401, "signature_invalid");

@@ -17,6 +17,8 @@ use data_encoding::BASE64URL_NOPAD;
 pub const WINDOW_MAX: u32 = 16_384;
 
 const PREFIX: &str = "1:";
+/// Largest offset to begin with: a window past it, and another, can still be counted.
+pub const BASE_MAX: i64 = i64::MAX - 2 * WINDOW_MAX as i64;
 const _: () = assert!(PREFIX.len() + (WINDOW_MAX as usize / 8 * 4).div_ceil(3) <= 4096);
 
 /// Progress within one partition.
@@ -42,7 +44,7 @@ pub enum Seen {
     TooFar,
 }
 
-/// Commit metadata that this version can't read.
+/// A committed offset that none can be, or commit metadata that this version can't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the commit metadata is not of a form known here")]
 pub struct MetadataError;
@@ -50,6 +52,10 @@ pub struct MetadataError;
 impl Progress {
     /// Progress from a committed offset and its metadata. `window` is rounded up to a multiple of 64.
     pub fn restore(base: i64, metadata: &str, window: u32) -> Result<Self, MetadataError> {
+        // Whoever may commit may commit any number: beyond these, offsets could not be counted.
+        if !(0..=BASE_MAX).contains(&base) {
+            return Err(MetadataError);
+        }
         let window = window.clamp(64, WINDOW_MAX).next_multiple_of(64);
         // A commit made with a wider window must not lose its tail.
         let bits = parse(metadata)?;

@@ -28,7 +28,7 @@ use super::cache::Cache;
 use super::throttle::Throttle;
 use crate::core::index::Index;
 use crate::core::partition::{DedupKey, Partition};
-use crate::core::progress::{MetadataError, Progress};
+use crate::core::progress::{BASE_MAX, MetadataError, Progress};
 use crate::store::{Place, Store};
 
 /// How often a thread that waits looks whether its partitions are still wanted.
@@ -177,7 +177,7 @@ fn partition(job: &Job, index: Index) -> Partition {
     let progress = progress(&job.assigned, job.window).unwrap_or_else(|error| {
         // Written by another version: what it says is lost, so these records are delivered again, as after a crash.
         tracing::error!(topic = %at.topic, partition = at.partition, %error, "progress above the committed offset is not known");
-        Progress::restore(*base, "", job.window).expect("empty metadata is known")
+        Progress::restore((*base).clamp(0, BASE_MAX), "", job.window).expect("these and empty metadata are known")
     });
     Partition::new(progress, Some(index))
 }

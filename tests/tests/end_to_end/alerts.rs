@@ -35,14 +35,16 @@ fn selectors() -> BTreeSet<String> {
     found
 }
 
-/// Whether a line of `/metrics` is a series of this selector. Of `a|b` each part has to be there: see [`parts`].
+/// Whether a line of `/metrics` is a series of this selector. Of `a|b` each part has to be there: see [`parts`]. What is not
+/// looked at by its value has to have one.
 fn fits(line: &str, name: &str, matchers: &[(String, String)]) -> bool {
     let Some((series, _value)) = line.rsplit_once(' ') else { return false };
     let (found, labels) = series.split_once('{').unwrap_or((series, "}"));
     let labels = format!(",{}", labels.trim_end_matches('}'));
-    let fits = |(label, value): &(String, String)| match value.strip_suffix(".*") {
-        Some(beginning) => labels.contains(&format!(",{label}=\"{beginning}")),
-        None => format!("{labels},").contains(&format!(",{label}=\"{value}\",")),
+    let fits = |(label, value): &(String, String)| match (label.strip_suffix('!'), value.strip_suffix(".*")) {
+        (Some(label), _) => labels.contains(&format!(",{label}=\"")),
+        (None, Some(beginning)) => labels.contains(&format!(",{label}=\"{beginning}")),
+        (None, None) => format!("{labels},").contains(&format!(",{label}=\"{value}\",")),
     };
     found == name && matchers.iter().all(fits)
 }
@@ -54,7 +56,6 @@ fn parts(selector: &str) -> (&str, Vec<Vec<(String, String)>>) {
     for matcher in labels.trim_end_matches('}').split("\",").filter(|matcher| !matcher.is_empty()) {
         let (label, value) = matcher.split_once('=').expect("a matcher has a value");
         let values = value.trim_start_matches('~').trim_matches('"');
-        let label = label.trim_end_matches('!');
         let each = values.split('|').map(|value| (label.to_owned(), value.to_owned()));
         all = each.flat_map(|pair| all.iter().map(move |known| [&known[..], &[pair.clone()]].concat())).collect();
     }

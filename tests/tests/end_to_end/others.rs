@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use common::envelope::Format;
+use common::secret::Secret;
+use common::standard_webhooks::{SigningKey, sign};
 use data_encoding::HEXLOWER;
 use http::HeaderValue;
 use sender::Sender;
 use serde_json::{Value, json};
-use tests::environment::{python_httpx_027, python_httpx_028};
+use tests::environment::{node_js, python_httpx_027, python_httpx_028};
 use tests::plan::Plan;
 use tests::python::{Script, run};
 use tests::sink::Behaviour;
@@ -134,4 +136,91 @@ async fn a_jose_library_seals_what_is_accepted_and_opens_what_the_sender_seals()
         Ok(())
     })
     .await
+}
+
+/// What a sender's variants must be answered.
+const VARIANTS: [(&str, u16, Option<&str>); 6] = [
+    ("good", 200, None),
+    ("rotated", 200, None),
+    ("forged", 401, Some("signature_invalid")),
+    ("altered", 401, Some("signature_invalid")),
+    ("stale", 401, Some("timestamp_out_of_tolerance")),
+    // Our grammar has no space behind a comma: what a client joined, nobody signed like that.
+    ("joined", 401, Some("signature_invalid")),
+];
+
+/// Runs a script on these variants and holds each answer against what it must be; notes what was accepted.
+async fn vary(
+    stack: &Stack,
+    interpreter: &std::path::Path,
+    script: &str,
+    client: &str,
+    variants: &[(&str, u16, Option<&str>)],
+) -> Result<()> {
+    let (secret, key) = keys(stack)?;
+    let names: Vec<&str> = variants.iter().map(|(name, ..)| *name).collect();
+    let order = json!({
+        "url": stack.url(0, "acme"), "ca": stack.materials().authority(), "secret": secret, "key": key, "client": client,
+        "variants": names,
+    });
+    let mut running = Script::start(interpreter, script, &order).await?;
+    for (name, status, code) in variants {
+        let answer = running.line().await?;
+        let says = code.is_none().then_some("received");
+        assert_eq!(answer, json!({"variant": name, "status": status, "code": code, "says": says}), "{client}");
+        if code.is_none() {
+            stack.ledger().event("acme", &format!("evt-{client}-{name}"));
+        }
+    }
+    running.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_clients_of_other_languages_are_accepted_and_their_forged_stale_and_doubled_requests_are_not() -> Result<()>
+{
+    let plan = Plan::new("clients").source("acme", &["main"]).http("main", Behaviour::good());
+    plan.run(async |stack| {
+        let duplicated = ("duplicated", 400, Some("duplicate_header"));
+        let python = python_httpx_028()?;
+        vary(stack, &python, "senders.py", "httpx", &[&VARIANTS[..], &[duplicated]].concat()).await?;
+        // It keeps one line for each name, so it cannot send a header twice.
+        vary(stack, &python, "senders.py", "requests", &VARIANTS).await?;
+        let milliseconds = ("milliseconds", 401, Some("invalid_timestamp"));
+        vary(stack, &node_js()?, "sender.mjs", "fetch", &[&VARIANTS[..], &[duplicated, milliseconds]].concat()).await?;
+        stack.settled().await?;
+        assert_eq!(stack.sink("main").effect_count(), 6);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_libraries_of_standard_webhooks_sign_as_we_do_and_take_our_signatures_and_no_others() -> Result<()> {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let key = SigningKey::parse(&Secret::from(secret.as_bytes().to_vec()))?;
+    let now = common::clock::Clock::system().unix_s();
+    // The library for Python also reads them as JSON.
+    let bodies = ["{}", r#"{"text":"Grüße","price":12.5}"#, " [1, 2] ", "\"\""];
+    let ours: Vec<String> = bodies.iter().map(|body| sign(&key, "msg_1", now, body.as_bytes())).collect();
+    let message =
+        |body: &str, signature: &str| json!({"id": "msg_1", "timestamp": now, "body": body, "signature": signature});
+    let mut messages: Vec<Value> = bodies.iter().zip(&ours).map(|(body, signature)| message(body, signature)).collect();
+    // Of another body, and of this one but written as ours are at the edge.
+    messages.push(message("{}", &ours[1]));
+    messages.push(message("{}", &ours[0].replace(',', "=")));
+    for (interpreter, script) in [(python_httpx_028()?, "standard.py"), (node_js()?, "standard.mjs")] {
+        for library in ["standardwebhooks", "svix"] {
+            let order = json!({"library": library, "secret": secret, "messages": messages});
+            let mut running = Script::start(&interpreter, script, &order).await?;
+            for expected in &ours {
+                let answer = running.line().await?;
+                assert_eq!(answer, json!({"signed": expected, "verifies": true}), "{script} {library}");
+            }
+            for _ in ours.len()..messages.len() {
+                assert_eq!(running.line().await?["verifies"], false, "{script} {library}");
+            }
+            running.end().await?;
+        }
+    }
+    Ok(())
 }

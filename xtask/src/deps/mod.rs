@@ -171,6 +171,31 @@ mod tests {
         assert_eq!(wrong, ["ring 0.17.14 is banned: one provider", "aes-gcm 0.11.0 is banned: old"]);
     }
 
+    /// The floors are in `deny.toml`, each: the version before it is refused, and it is not.
+    #[test]
+    fn every_floor_is_kept() {
+        let floors = [
+            ("aws-lc-sys", "0.38.9", "0.39.0"),
+            ("bytes", "1.11.0", "1.11.1"),
+            ("h2", "0.4.19", "0.4.20"),
+            ("hyper", "1.10.9", "1.11.0"),
+            ("rustls", "0.23.44", "0.23.45"),
+            ("rustls-webpki", "0.103.12", "0.103.13"),
+            ("time", "0.3.46", "0.3.47"),
+            ("tracing-subscriber", "0.3.19", "0.3.20"),
+        ];
+        let deny: toml::Table = include_str!("../../../deny.toml").parse().unwrap();
+        for (name, below, floor) in floors {
+            let refused = |version: &str| {
+                let mut wrong = Vec::new();
+                let tree = format!("0ingest v0.1.0 (/w/ingest)|Apache-2.0\n1{name} v{version}|MIT");
+                banned(&Graph::of(&tree), &deny, &mut wrong).unwrap();
+                wrong.len()
+            };
+            assert_eq!((refused(below), refused(floor)), (1, 0), "{name}");
+        }
+    }
+
     #[test]
     fn a_licence_that_is_not_listed_is_refused() {
         let deny = "[licenses]\nallow = ['Apache-2.0']";

@@ -25,6 +25,20 @@ pub(crate) struct Cluster {
     dir: PathBuf,
     distribution: Distribution,
     nodes: Vec<Node>,
+    /// The folder with what its secured ways in need, if it has some.
+    #[serde(default)]
+    secured: Option<PathBuf>,
+}
+
+/// How clients come in besides the plain way.
+#[derive(Default)]
+pub(crate) struct Ways {
+    /// Through proxies that tests run.
+    pub(crate) proxied: bool,
+    /// By SASL over TLS, and by certificate, with the access lists on. The folder holds `broker.pem` (the broker's
+    /// certificates and key), `ca.pem` (whose certificates clients may have) and `plain.users` (the users of PLAIN:
+    /// `user_NAME="PASSWORD"`).
+    pub(crate) secured: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -35,6 +49,9 @@ struct Node {
     /// Where it listens for clients that come through a proxy, and where it tells them that it is.
     #[serde(default)]
     proxied: Option<(u16, u16)>,
+    /// Where it listens for clients that prove who they are: by SASL, and by certificate.
+    #[serde(default)]
+    secured: Option<(u16, u16)>,
 }
 
 impl Cluster {
@@ -49,22 +66,24 @@ impl Cluster {
     }
 
     /// Writes the files of a new cluster of `count` nodes and formats their logs; starts nothing.
-    pub(crate) fn create(dir: &Path, count: usize, proxied: bool) -> Result<Self> {
+    pub(crate) fn create(dir: &Path, count: usize, ways: &Ways) -> Result<Self> {
         let distribution = Distribution::find()?;
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let free = ports::free(4 * count)?;
-        let nodes = free.chunks(4).zip(1..).map(|(ports, number)| Node {
+        let free = ports::free(6 * count)?;
+        let nodes = free.chunks(6).zip(1..).map(|(ports, number)| Node {
             number,
             port: ports[0],
             controller_port: ports[1],
-            proxied: proxied.then_some((ports[2], ports[3])),
+            proxied: ways.proxied.then_some((ports[2], ports[3])),
+            secured: ways.secured.is_some().then_some((ports[4], ports[5])),
         });
-        let cluster = Self { dir, distribution, nodes: nodes.collect() };
+        let secured = ways.secured.as_deref().map(Path::canonicalize).transpose().context("the folder of --secured")?;
+        let cluster = Self { dir, distribution, nodes: nodes.collect(), secured };
         fs::write(cluster.dir.join("log4j2.properties"), LOG4J)?;
         for node in &cluster.nodes {
             let properties = cluster.file(node, "properties");
-            fs::write(&properties, cluster.properties(node))?;
+            fs::write(&properties, cluster.properties(node)? + &cluster.security(node)?)?;
             let words = ["format", "--cluster-id", CLUSTER_ID, "--config"];
             let mut format = cluster.java(node, "-format", &["-Xmx256m"], "kafka.tools.StorageTool")?;
             workspace::output(format.args(words).arg(&properties)).context("formatting a broker's log")?;
@@ -122,8 +141,28 @@ impl Cluster {
         let proxied = proxied.map(|(listens, tells)| format!("127.0.0.1:{listens}=127.0.0.1:{tells}"));
         let proxied = proxied.collect::<Vec<_>>().join(",");
         environment.extend((!proxied.is_empty()).then_some(("SEALSTREAM_KAFKA_PROXIED", proxied)));
+        let ways: Vec<(u16, u16)> = self.nodes.iter().filter_map(|node| node.secured).collect();
+        let names = [("SEALSTREAM_KAFKA_SASL", 0), ("SEALSTREAM_KAFKA_MUTUAL", 1)];
+        for (name, way) in names.into_iter().filter(|_| !ways.is_empty()) {
+            let ports = ways.iter().map(|(sasl, mutual)| [sasl, mutual][way]);
+            let addresses: Vec<String> = ports.map(|port| format!("localhost:{port}")).collect();
+            environment.push((name, addresses.join(",")));
+        }
         environment.extend(self.distribution.libs().map(|libs| ("KAFKA_LIBS", libs.display().to_string())));
         environment
+    }
+
+    /// Runs one of Kafka's own tools, named as its script, with full rights; answers what it printed.
+    pub(crate) fn tool(&self, script: &str, words: &[String]) -> Result<String> {
+        let class = match script {
+            "kafka-acls.sh" => "org.apache.kafka.tools.AclCommand",
+            "kafka-configs.sh" => "kafka.admin.ConfigCommand",
+            other => bail!("{other} is not among the tools that are known here: kafka-acls.sh, kafka-configs.sh"),
+        };
+        let node = self.node(1)?;
+        let mut command = self.java(node, &format!("-tool-{}", std::process::id()), &["-Xmx256m"], class)?;
+        command.args(["--bootstrap-server", &format!("127.0.0.1:{}", node.port)]).args(words);
+        workspace::output(&mut command)
     }
 
     /// How many nodes it has.
@@ -186,24 +225,55 @@ impl Cluster {
         self.dir.join(format!("broker-{}.{kind}", node.number))
     }
 
-    fn properties(&self, node: &Node) -> String {
-        let Node { number, port, controller_port, proxied } = *node;
-        let (listens, tells) = proxied.map_or_else(Default::default, |(listens, tells)| {
+    /// Who may come in by the secured ways, and what they may do. Whoever comes by another may do everything.
+    fn security(&self, node: &Node) -> Result<String> {
+        let (Some(dir), Some(_)) = (&self.secured, node.secured) else { return Ok(String::new()) };
+        let users = fs::read_to_string(dir.join("plain.users")).context("the users of PLAIN")?;
+        let (users, dir) = (users.trim().replace('\n', " "), dir.display());
+        let mut text = format!(
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+listener.name.sasl.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN
+listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {users};
+listener.name.mutual.ssl.client.auth=required
+"
+        );
+        for listener in ["sasl", "mutual"] {
+            writeln!(
+                text,
+                "listener.name.{listener}.ssl.keystore.type=PEM
+listener.name.{listener}.ssl.keystore.location={dir}/broker.pem
+listener.name.{listener}.ssl.truststore.type=PEM
+listener.name.{listener}.ssl.truststore.location={dir}/ca.pem"
+            )
+            .expect("writing to memory");
+        }
+        Ok(text)
+    }
+
+    fn properties(&self, node: &Node) -> Result<String> {
+        let Node { number, port, controller_port, proxied, secured } = *node;
+        let (mut listens, mut tells) = proxied.map_or_else(Default::default, |(listens, tells)| {
             (format!(",PROXIED://127.0.0.1:{listens}"), format!(",PROXIED://127.0.0.1:{tells}"))
         });
+        if let Some((sasl, mutual)) = secured {
+            write!(listens, ",SASL://127.0.0.1:{sasl},MUTUAL://127.0.0.1:{mutual}")?;
+            write!(tells, ",SASL://localhost:{sasl},MUTUAL://localhost:{mutual}")?;
+        }
         let voters = self.nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.number, node.controller_port));
         let voters = voters.collect::<Vec<_>>().join(",");
         let replicas = self.nodes.len().min(3);
         let in_sync = replicas.div_ceil(2);
         let data = self.file(node, "data").display().to_string();
-        format!(
+        Ok(format!(
             "process.roles=broker,controller
 node.id={number}
 controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{listens}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}{tells}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SASL:SASL_SSL,MUTUAL:SSL
 log.dirs={data}
 num.partitions=6
 default.replication.factor={replicas}
@@ -225,7 +295,7 @@ log.segment.delete.delay.ms=1000
 log.cleaner.backoff.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
 "
-        )
+        ))
     }
 }
 
@@ -234,13 +304,13 @@ fn container(node: &Node) -> String {
 }
 
 /// The cluster that lives in `dir` and runs, created and started where it does not.
-pub(crate) fn up(dir: &Path, count: usize, proxied: bool) -> Result<Cluster> {
+pub(crate) fn up(dir: &Path, count: usize, ways: &Ways) -> Result<Cluster> {
     let cluster = match Cluster::open(dir)? {
         Some(cluster) if cluster.size() == count => cluster,
         Some(cluster) => {
             bail!("a cluster of {} is here already; `kafka down` ends it and removes its data", cluster.size())
         }
-        None => Cluster::create(dir, count, proxied)?,
+        None => Cluster::create(dir, count, ways)?,
     };
     match cluster.up() {
         Ok(()) => Ok(cluster),

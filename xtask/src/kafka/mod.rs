@@ -6,7 +6,7 @@ mod distribution;
 use crate::{service, workspace};
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use cluster::Cluster;
+use cluster::{Cluster, Ways};
 use std::path::PathBuf;
 
 /// Options of `kafka`.
@@ -32,9 +32,21 @@ enum Action {
         /// With a second way in, of which clients are told another port: that of a proxy that a test runs
         #[arg(long)]
         proxied: bool,
+        /// With two more ways in, by SASL over TLS and by certificate, and with access lists on. The folder holds
+        /// broker.pem, ca.pem and plain.users
+        #[arg(long, value_name = "DIR")]
+        secured: Option<PathBuf>,
         /// Stay, and take it down when standard input ends
         #[arg(long)]
         until_eof: bool,
+    },
+    /// Run one of Kafka's own tools on the cluster, with full rights
+    Tool {
+        /// Its script: kafka-acls.sh or kafka-configs.sh
+        script: String,
+        /// Its arguments, without --bootstrap-server
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Stop the cluster and remove its data
     Down,
@@ -61,14 +73,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let dir = arguments.state.unwrap_or_else(|| workspace::state().join("kafka"));
     let there = || Cluster::open(&dir)?.with_context(|| format!("there is no cluster in {}", dir.display()));
     match arguments.action {
-        Action::Up { brokers, own, proxied, until_eof } => {
+        Action::Up { brokers, own, proxied, secured, until_eof } => {
             let external = workspace::setting("KAFKA_BOOTSTRAP").filter(|_| !own);
             let cluster = match &external {
                 Some(bootstrap) => {
                     println!("KAFKA_BOOTSTRAP={bootstrap}");
                     None
                 }
-                None => Some(cluster::up(&dir, brokers, proxied)?),
+                None => Some(cluster::up(&dir, brokers, &Ways { proxied, secured })?),
             };
             for (name, value) in cluster.iter().flat_map(Cluster::environment) {
                 println!("{name}={value}");
@@ -85,6 +97,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 Some(cluster) => print!("{}", cluster.status()),
                 None => println!("no cluster"),
             }
+            Ok(())
+        }
+        Action::Tool { script, words } => {
+            print!("{}", there()?.tool(&script, &words)?);
             Ok(())
         }
         Action::Start { broker } => there()?.start(broker),

@@ -261,8 +261,9 @@ impl Shared {
         drop(consumer);
     }
 
-    /// The commit before leaving. While the group rebalances it is refused, and the rebalance waits for this thread: it comes
-    /// round, taking no record, until the commit is taken.
+    /// The commit before leaving. While the group rebalances it is refused, also when the brokers have begun a generation
+    /// that this member has not heard of yet. The rebalance waits for this thread: it comes round, taking no record, until
+    /// the commit is taken.
     fn commit_last(&self, consumer: &BaseConsumer<Context>) {
         const DEADLINE: Duration = Duration::from_secs(5);
         const ROUND: Duration = Duration::from_millis(50);
@@ -273,7 +274,10 @@ impl Shared {
                 self.commit(consumer, None)
             };
             let Err(error) = committed else { return };
-            let rebalances = error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress);
+            let rebalances = matches!(
+                error.rdkafka_error_code(),
+                Some(RDKafkaErrorCode::RebalanceInProgress | RDKafkaErrorCode::IllegalGeneration)
+            );
             if !rebalances || self.clock.monotonic() > deadline {
                 tracing::warn!(group = %self.settings.group, %error, "the last commit failed: its records are replayed");
                 return;
