@@ -412,6 +412,16 @@ impl<W: Work> Engine<W> {
         self.drained.notify_all();
     }
 
+    /// Notes what the indexes hold.
+    fn measure(&self, state: &State<W::Item>) {
+        if self.opener.is_none() {
+            return;
+        }
+        let open = state.slots.values().filter_map(|slot| slot.partition.as_ref().ok()?.index());
+        let (ids, bytes) = open.fold((0, 0), |(ids, bytes), index| (ids + index.len(), bytes + index.bytes()));
+        metrics::index(&self.lanes[0].topic, &self.lanes[0].sink, ids, bytes);
+    }
+
     fn sending(state: &State<W::Item>, partitions: &[TopicPartition]) -> usize {
         partitions.iter().filter_map(|at| state.slots.get(at)).map(|slot| slot.sending).sum()
     }
@@ -632,6 +642,7 @@ impl<W: Work> Handler for EngineHandler<W> {
             }
         }
         state.lease.renew(sent);
+        engine.measure(state);
         drop(guard);
         engine.leased.notify_waiters();
     }
@@ -651,6 +662,7 @@ impl<W: Work> Handler for EngineHandler<W> {
                 }
             }
         }
+        engine.measure(state);
         drop(guard);
         engine.leased.notify_waiters();
         engine.left.notify_waiters();

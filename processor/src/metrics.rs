@@ -15,8 +15,10 @@ pub const DELIVERY_SECONDS: &str = "processor_delivery_age_seconds";
 /// Dispatches that failed and may be tried again. Labels: `sink`, `kind` (`permanent`, `status`, `timeout`, `transport`,
 /// `overload`).
 pub const FAILURES: &str = "processor_dispatch_failures_total";
-/// Ids held in the dedup index. Labels: `sink`.
+/// Ids held in the dedup index, those of the window and a few older ones. Labels: `lane` (`events`, `retry`), `sink`.
 pub const INDEX_IDS: &str = "processor_index_ids";
+/// Bytes of memory allocated for them. Labels: as those of the ids.
+pub const INDEX_BYTES: &str = "processor_index_bytes";
 /// Records that retention deleted before they were read: each is lost. Label: `sink` (empty for the router).
 pub const LOST_TO_RETENTION: &str = "processor_records_lost_to_retention_total";
 /// Partitions that are owned and not open yet. Label: `sink`.
@@ -49,6 +51,7 @@ pub fn describe() {
     describe_histogram!(DELIVERY_SECONDS, Unit::Seconds, "from the broker's time of an event to the sink's answer");
     describe_counter!(FAILURES, Unit::Count, "dispatches that failed and may be tried again");
     describe_gauge!(INDEX_IDS, Unit::Count, "ids held in the dedup index");
+    describe_gauge!(INDEX_BYTES, Unit::Bytes, "memory allocated for the dedup index");
     describe_counter!(LOST_TO_RETENTION, Unit::Count, "records that retention deleted before they were read");
     describe_gauge!(OPENING, Unit::Count, "partitions that are owned and not open yet");
     describe_counter!(SCANNED, Unit::Count, "records read from the log to open partitions");
@@ -63,16 +66,29 @@ pub fn describe() {
     describe_gauge!(CONCURRENCY_LIMIT, Unit::Count, "dispatches to a sink that may be under way at once now");
 }
 
-/// Counts a record's end.
-pub(crate) fn record(topic: &Topic, sink: &str, outcome: &Outcome) {
-    let lane = match topic {
+fn lane(topic: &Topic) -> &'static str {
+    match topic {
         Topic::Inbox => "inbox",
         Topic::Events => "events",
         Topic::Retry { .. } => "retry",
         Topic::Dead => "dead",
-    };
-    counter!(RECORDS, "lane" => lane, "sink" => sink.to_owned(), "outcome" => outcome.as_str(), "reason" => outcome.reason())
+    }
+}
+
+/// Counts a record's end.
+pub(crate) fn record(topic: &Topic, sink: &str, outcome: &Outcome) {
+    counter!(RECORDS, "lane" => lane(topic), "sink" => sink.to_owned(), "outcome" => outcome.as_str(), "reason" => outcome.reason())
         .increment(1);
+}
+
+/// Notes what the dedup indexes of a group hold.
+pub(crate) fn index(topic: &Topic, sink: &str, ids: usize, bytes: usize) {
+    #[allow(clippy::cast_precision_loss, reason = "what fits a memory is far below 2^52")]
+    let set = |name: &'static str, value: usize| {
+        gauge!(name, "lane" => lane(topic), "sink" => sink.to_owned()).set(value as f64);
+    };
+    set(INDEX_IDS, ids);
+    set(INDEX_BYTES, bytes);
 }
 
 /// Notes how old a delivered event is.

@@ -10,6 +10,9 @@ pub(crate) fn run() -> Result<()> {
     alerts::run()?;
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     workspace::run(workspace::cargo().args(clippy))?;
+    // What only the fault suite's processor has.
+    let suite = ["clippy", "--locked", "--workspace", "--features", "processor/controls", "--bin", "processor-faults"];
+    workspace::run(workspace::cargo().args(suite).args(["--lib", "--quiet", "--", "--deny", "warnings"]))?;
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
     workspace::run(workspace::cargo().args(doc).env("RUSTDOCFLAGS", "--deny warnings"))
 }

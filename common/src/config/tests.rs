@@ -293,6 +293,43 @@ c = 1
 }
 
 #[test]
+fn a_number_that_toml_cannot_hold_is_a_mistake_wherever_it_stands_in_a_file() {
+    let sentence = "a number is too large: an integer has at most 64 bits, one of them for the sign";
+    // A size is also read from text: this is not one.
+    check("limits.body = 9223372036854775808\n", &[], &[&format!("edge.toml:1: {sentence}")]);
+    check("[limits]\nbody = 0xffff_ffff_ffff_ffff\ncount = 1\n", &[], &[&format!("edge.toml:2: {sentence}")]);
+    check("limits.ratio = 1e999\n", &[], &[&format!("edge.toml:1: {sentence}")]);
+    check(
+        "[source.a]\nsecrets = [\n  { id = 99999999999999999999, file = \"f\" },\n]\n",
+        &[],
+        &[&format!("edge.toml:3: {sentence}")],
+    );
+    // Nobody reads the template's value here, and yet it is no TOML.
+    let shadowed = "[source.default]\npath = -9223372036854775809\n[source.a]\npath = \"/a\"\n";
+    check(shadowed, &[], &[&format!("edge.toml:2: {sentence}")]);
+
+    assert_eq!(good(Some("limits.body = 9223372036854775807\n"), &[]).limits.body, ByteSize::new(i64::MAX as u64));
+    assert_eq!(good(Some("limits.body = \"9223372036854775808\"\n"), &[]).limits.body, ByteSize::new(1 << 63));
+    assert!(good(Some("limits.ratio = inf\n"), &[]).limits.ratio.is_infinite());
+    assert!(good(Some("limits.ratio = nan\n"), &[]).limits.ratio.is_nan());
+}
+
+#[test]
+fn a_number_that_toml_cannot_hold_is_text_in_a_variable() {
+    let body = [("EDGE__LIMITS__BODY", "9223372036854775808")];
+    assert_eq!(good(None, &body).limits.body, ByteSize::new(1 << 63), "as any size is");
+    let env = [
+        ("EDGE__LIMITS__RATIO", "1e999"),
+        ("EDGE__SOURCE__A__SECRETS", "[{id = \"s1\", file = 99999999999999999999}]"),
+    ];
+    let expect = [
+        "EDGE__LIMITS__RATIO: limits.ratio: invalid type: string \"1e999\", expected f64",
+        "EDGE__SOURCE__A__SECRETS: source.a.secrets: expected a list",
+    ];
+    assert_eq!(try_load(None, &env).1.expect_err("two mistakes"), expect);
+}
+
+#[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let env = [
         ("EDGE__LIMITS__COUNT", "many"),

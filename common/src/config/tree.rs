@@ -200,47 +200,66 @@ pub(super) fn fill(over: Node, base: &Node) -> Node {
 pub(super) fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> (Node, Vec<(usize, String)>) {
     let line_at = |offset: usize| text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     let (table, errors) = DeTable::parse_recoverable(text);
-    let errors = errors
-        .iter()
-        .map(|error| {
-            let line = error.span().map_or(1, |span| line_at(span.start));
-            (line, error.message().lines().collect::<Vec<_>>().join(", "))
-        })
-        .collect();
-    let origin = |offset: usize| origin(line_at(offset));
-    (Node { value: table_value(table.get_ref(), &origin), origin: origin(0) }, errors)
-}
-
-fn table_value(table: &DeTable<'_>, origin: &dyn Fn(usize) -> Origin) -> Value {
-    let entries = table.iter().map(|(key, value)| {
-        let node = Node { value: self::value(value, origin), origin: origin(key.span().start) };
-        (key.get_ref().to_string(), node)
+    let errors = errors.iter().map(|error| {
+        let line = error.span().map_or(1, |span| line_at(span.start));
+        (line, error.message().lines().collect::<Vec<_>>().join(", "))
     });
-    Value::Table(entries.collect())
+    let mut errors: Vec<(usize, String)> = errors.collect();
+    let origin = |offset: usize| origin(line_at(offset));
+    let mut reading = Reading { origin: &origin, too_large: Vec::new() };
+    let node = Node { value: reading.table(table.get_ref()), origin: origin(0) };
+    errors.extend(reading.too_large.into_iter().map(|offset| (line_at(offset), TOO_LARGE.to_owned())));
+    (node, errors)
 }
 
-fn value(value: &Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> Origin) -> Value {
-    match value.get_ref() {
-        DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(integer) => Value::Integer(integer),
-            // Too long for any number we have; as text it gets a type error with its line.
-            Err(_) => Value::String(integer.to_string()),
-        },
-        DeValue::Float(float) => match float.as_str().parse() {
-            Ok(float) => Value::Float(float),
-            Err(_) => Value::String(float.to_string()),
-        },
-        DeValue::Boolean(boolean) => Value::Bool(*boolean),
-        DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
-        DeValue::Array(elements) => {
-            let element = |(written, element): (usize, &Spanned<DeValue<'_>>)| {
-                let node = Node { value: self::value(element, origin), origin: origin(element.span().start) };
-                Element { node, written }
-            };
-            Value::Array(elements.iter().enumerate().map(element).collect())
+/// TOML asks for integers of 64 bits with a sign, and for binary64.
+const TOO_LARGE: &str = "a number is too large: an integer has at most 64 bits, one of them for the sign";
+
+/// From the parser's values to ours.
+struct Reading<'a> {
+    origin: &'a dyn Fn(usize) -> Origin,
+    /// Where numbers stand that TOML's types cannot hold. The parser keeps numbers as text, and so passes them.
+    too_large: Vec<usize>,
+}
+
+impl Reading<'_> {
+    fn table(&mut self, table: &DeTable<'_>) -> Value {
+        let entries = table.iter().map(|(key, value)| {
+            let node = Node { value: self.value(value), origin: (self.origin)(key.span().start) };
+            (key.get_ref().to_string(), node)
+        });
+        Value::Table(entries.collect())
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>) -> Value {
+        match value.get_ref() {
+            DeValue::String(text) => Value::String(text.to_string()),
+            DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(integer) => Value::Integer(integer),
+                Err(_) => self.too_large(value),
+            },
+            DeValue::Float(float) => match float.as_str().parse::<f64>() {
+                // `inf` is written so; `1e999` would become it.
+                Ok(number) if number.is_finite() || float.as_str().ends_with(['f', 'n']) => Value::Float(number),
+                Ok(_) | Err(_) => self.too_large(value),
+            },
+            DeValue::Boolean(boolean) => Value::Bool(*boolean),
+            DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
+            DeValue::Array(elements) => {
+                let element = |(written, element): (usize, &Spanned<DeValue<'_>>)| {
+                    let node = Node { value: self.value(element), origin: (self.origin)(element.span().start) };
+                    Element { node, written }
+                };
+                Value::Array(elements.iter().enumerate().map(element).collect())
+            }
+            DeValue::Table(table) => self.table(table),
         }
-        DeValue::Table(table) => table_value(table, origin),
+    }
+
+    /// Notes such a number. What stands in its place is never used: its line is a mistake, and explains what follows.
+    fn too_large(&mut self, value: &Spanned<DeValue<'_>>) -> Value {
+        self.too_large.push(value.span().start);
+        Value::String(String::new())
     }
 }
 
@@ -276,8 +295,9 @@ pub(super) fn from_environment(
 /// A variable's text as TOML if it is that and not a string's place, else as a string.
 fn environment_value(text: &str, described: Option<&Node>, origin: &Origin) -> Value {
     let wants_string = described.is_some_and(|node| matches!(node.value, Value::String(_)));
-    let parsed = DeValue::parse(text).ok().map(|parsed| value(&parsed, &|_offset| origin.clone()));
-    match parsed {
+    let mut reading = Reading { origin: &|_offset| origin.clone(), too_large: Vec::new() };
+    let parsed = DeValue::parse(text).ok().map(|parsed| reading.value(&parsed));
+    match parsed.filter(|_| reading.too_large.is_empty()) {
         Some(Value::String(text)) => Value::String(text),
         Some(parsed) if !wants_string => parsed,
         _ => Value::String(text.to_owned()),

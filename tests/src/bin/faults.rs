@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tests::broker::OwnBroker;
 use tests::faults::controls::{self, Control};
@@ -13,6 +14,9 @@ use tests::faults::report::{self, ControlRow};
 use tests::faults::session::{self, Amount, Outcome};
 use tests::faults::suite::{Setup, Suite, Tally};
 use tests::seed::Seed;
+
+/// On how many seeds a control is tried at once.
+const SIDE_BY_SIDE: usize = 3;
 
 /// What the command line says; `xtask` has checked it.
 struct Arguments {
@@ -125,8 +129,22 @@ fn show(arguments: &Arguments, outcomes: &[Outcome], tally: &Tally, permits: usi
     println!(
         "An HTTP and a Kafka sink together; of 64 events under way 8 go through ingest, 56 are written to the inbox sealed and signed."
     );
-    let long = if arguments.long { " --long" } else { "" };
-    println!("Again: ./x faults{long} --seed {seed}");
+    println!("Again: ./x faults{} --seed {seed}", again(arguments));
+}
+
+/// The options of this run, but for its seed.
+fn again(arguments: &Arguments) -> String {
+    let mut words = String::new();
+    if arguments.faults != Fault::ALL {
+        words.extend(arguments.faults.iter().map(|fault| format!(" --fault {}", fault.as_str())));
+    }
+    words.extend(arguments.only.iter().map(|name| format!(" --control {name}")));
+    words.extend(arguments.rounds.map(|rounds| format!(" --rounds {rounds}")));
+    words.extend(arguments.events.map(|events| format!(" --events {events}")));
+    if arguments.long {
+        words.push_str(" --long");
+    }
+    words
 }
 
 async fn check_controls(arguments: &Arguments, seeds: usize, brokers: Arc<OwnBroker>) -> Result<bool> {
@@ -136,12 +154,13 @@ async fn check_controls(arguments: &Arguments, seeds: usize, brokers: Arc<OwnBro
             continue;
         }
         let mut row = ControlRow::new(&control);
-        for number in 0..seeds as u64 {
-            let seed = arguments.seed + number;
-            // Side by side: most of their time they wait.
-            let (without, with) =
-                tokio::join!(one(&control, false, seed, brokers.clone()), one(&control, true, seed, brokers.clone()));
-            let (without, with) = (without?, with?);
+        let seeds = (0..seeds as u64).map(|number| arguments.seed + number);
+        // Side by side: most of their time they wait.
+        let mut pairs = stream::iter(seeds)
+            .map(|seed| both(&control, seed, brokers.clone()))
+            .buffered(if arguments.once { 1 } else { SIDE_BY_SIDE });
+        while let Some(pair) = pairs.next().await {
+            let (seed, without, with) = pair?;
             let (clean, count) = (without.findings.is_clean(), with.findings.count(control.invariant));
             row.add(clean, count);
             eprintln!(
@@ -164,9 +183,16 @@ async fn check_controls(arguments: &Arguments, seeds: usize, brokers: Arc<OwnBro
         println!("{}", json!({ "seed": arguments.seed, "caught": good, "controls": rows }));
     } else {
         println!("{}", report::controls(&rows));
-        println!("Again: ./x faults --controls --seed {}", arguments.seed);
+        println!("Again: ./x faults --controls{} --seed {}", again(arguments), arguments.seed);
     }
     Ok(good)
+}
+
+/// A control's two runs on one seed: without the breakage, and with it.
+async fn both(control: &Control, seed: u64, brokers: Arc<OwnBroker>) -> Result<(u64, Outcome, Outcome)> {
+    let (without, with) =
+        tokio::try_join!(one(control, false, seed, brokers.clone()), one(control, true, seed, brokers))?;
+    Ok((seed, without, with))
 }
 
 /// A control's run on a stack of its own, with the rule broken or not.

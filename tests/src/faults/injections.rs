@@ -286,6 +286,11 @@ async fn others_take_over(suite: &mut Suite, mut gains: Gains) -> Result<()> {
     suite.until("the others have taken over", DEADLINE, move |_| gains.any()).await
 }
 
+/// Waits until one whose partitions were taken over has some again: the next round has nothing to take from it before.
+async fn comes_back(suite: &mut Suite, mut own: Gains) -> Result<()> {
+    suite.until("the one that came back has partitions", DEADLINE, move |_| own.any()).await
+}
+
 async fn zombie(suite: &mut Suite) -> Result<()> {
     some_work(suite).await?;
     busy(suite).await?;
@@ -296,9 +301,11 @@ async fn zombie(suite: &mut Suite) -> Result<()> {
     suite.tally.zombies += 1;
     let took_over = others_take_over(suite, gains).await;
     let worked = some_work(suite).await;
+    let own = Gains::of(suite, victim);
     suite.signal(victim, Signal::SIGCONT)?;
     took_over.and(worked)?;
-    some_work(suite).await
+    some_work(suite).await?;
+    comes_back(suite, own).await
 }
 
 async fn wipe(suite: &mut Suite, round: usize) -> Result<()> {
@@ -383,9 +390,9 @@ async fn churn(suite: &mut Suite) -> Result<()> {
     suite.stop(victim).await?;
     others_take_over(suite, gains).await?;
     some_work(suite).await?;
-    let mut own = Gains::of(suite, victim);
+    let own = Gains::of(suite, victim);
     suite.up(victim)?;
-    suite.until("the one that came back has partitions", DEADLINE, move |_| own.any()).await
+    comes_back(suite, own).await
 }
 
 async fn rolling(suite: &mut Suite) -> Result<()> {
@@ -428,9 +435,11 @@ async fn cut_off(suite: &mut Suite) -> Result<()> {
     suite.tally.cut_offs += 1;
     let took_over = others_take_over(suite, gains).await;
     let worked = some_work(suite).await;
+    let own = Gains::of(suite, victim);
     proxies.cut(coordinator, false);
     took_over.and(worked)?;
-    some_work(suite).await
+    some_work(suite).await?;
+    comes_back(suite, own).await
 }
 
 /// The number of the broker that coordinates a group: the leader of the partition of the offsets topic that Kafka

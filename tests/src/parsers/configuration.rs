@@ -72,6 +72,8 @@ pub(super) const CONFIGURATION: Target = Target {
             "fkey = { id = \"k2\", file = \"secrets/k2\" }\n[source.acme]\nweight = 0x1f\nkeys = [{ id = \"a\", file = \"b\" }]\n",
             "f[source.default]\nweight = 2\n[source.one]\n[source.two]\nkeys = [\n  { id = \"x\", file = \"y\" }, # so\n]\n",
             "fcount = 2000\n",
+            "fsize=9223372036854775808",
+            "eSIZE=9223372036854775808",
             "fcount = -1\nflag = \"yes\"\nlist = 7\n[key]\nid = \"\"\n[sources]\n",
             "fsize = 2024-01-01\nwait = inf\n[key\n",
             "f\"count\" = 8\nlist = [\"\"\"\na\"\"\", '''b''', \"\\u00e9\"]",
@@ -192,3 +194,20 @@ pub(super) const PROCESSOR: Target = Target {
     },
     pieces: PIECES,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_beyond_those_of_toml_is_refused_in_a_file_as_the_reference_refuses_it() {
+        let judged = |input: &str| (CONFIGURATION.check)(input.as_bytes());
+        assert_eq!(judged("fsize=9223372036854775807"), Judged::Accepted);
+        for number in ["9223372036854775808", "0xffffffffffffffff", "99999999999999999999"] {
+            assert_eq!(judged(&format!("fsize={number}")), Judged::Refused);
+        }
+        assert_eq!(judged("fratio=1e999"), Judged::Refused);
+        assert_eq!(judged("flist=[99999999999999999999]"), Judged::Refused);
+        assert_eq!(judged("f[source.default]\nweight=99999999999999999999\n[source.a]\nweight=1"), Judged::Refused);
+    }
+}

@@ -36,8 +36,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const PAYLOAD: &str = "payload-canary";
 const HEADER: &str = "header-canary";
 const BODY: &str = "plain-body-canary";
-/// What somebody with access to Kafka wrote into a record's headers.
-const FORGED: &str = "forged-header-canary";
+/// What somebody with access to Kafka wrote into a record's headers: it lies in the inbox, and so holds none of the others.
+const FORGED: &str = "forged-record-canary";
 
 /// What must not come out.
 #[derive(Default)]
@@ -107,6 +107,10 @@ async fn no_log_metric_answer_or_topic_holds_a_secret_a_payload_a_header_or_a_re
         let mut said = events(stack, &mut hidden).await?;
         said.extend(refusals(stack, &mut hidden).await?);
         stack.settled().await?;
+        ensure!(
+            hidden.0.iter().all(|canary| canary.find(FORGED.as_bytes()).is_none()),
+            "it would be found in the inbox"
+        );
         forge(stack).await?;
         stack.settled().await?;
         said.extend(letters(stack).await?);
