@@ -382,7 +382,8 @@ impl Config {
         let bodies = limits.requests_in_flight_max as u64 * limits.body_bytes_max.as_u64();
         let queue = publish.queue_bytes.as_u64() + u64::from(publish.queue_records) * QUEUED_RECORD_BYTES;
         let connections = limits.connections_max as u64 * connection_bytes_max(limits);
-        let tables = u64::from(self.rate.requests_per_minute > 0) + u64::from(limits.failed_authentications_per_second > 0);
+        let tables =
+            u64::from(self.rate.requests_per_minute > 0) + u64::from(limits.failed_authentications_per_second > 0);
         let addresses = tables * self.rate.addresses_max as u64 * ENTRY_BYTES_MAX;
         bodies + queue + connections + addresses
     }

@@ -197,7 +197,12 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// An exchange that does not run yet.
-    pub(crate) fn new(limiter: Arc<RateLimiter>, store: Arc<ArcSwap<Store>>, metrics: RateMetrics, clock: Clock) -> Self {
+    pub(crate) fn new(
+        limiter: Arc<RateLimiter>,
+        store: Arc<ArcSwap<Store>>,
+        metrics: RateMetrics,
+        clock: Clock,
+    ) -> Self {
         Self { limiter, store, metrics, clock }
     }
 
@@ -220,8 +225,9 @@ impl Exchange {
     }
 
     async fn exchange_until_it_fails(&self, told: &mut bool) -> Result<Infallible, ExchangeError> {
-        let connected =
-            timeout(CONNECT_DEADLINE, self.store.load_full().connect()).await.map_err(|_elapsed| ExchangeError::Late)?;
+        let connected = timeout(CONNECT_DEADLINE, self.store.load_full().connect())
+            .await
+            .map_err(|_elapsed| ExchangeError::Late)?;
         let (mut connection, driver) = connected?;
         let exchanges = async {
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).to_owned();

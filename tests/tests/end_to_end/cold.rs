@@ -39,8 +39,8 @@ async fn metric(stack: &mut Stack, number: usize, name: &str, holds: impl Fn(f64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cold_partition_that_serves_at_once_repeats_what_its_window_holds_until_it_is_read_and_nothing_else() -> Result<()>
-{
+async fn a_cold_partition_that_serves_at_once_repeats_what_its_window_holds_until_it_is_read_and_nothing_else()
+-> Result<()> {
     // Of the copies below, two may come in before the window is known.
     let plan = Plan::new("cold-serve").partitions(1).source("acme", &["main"]).http("main", Behaviour::good());
     let plan = plan.repeats_max(2).variable("PROCESSOR__DEDUP__COLD_INDEX", "serve");
@@ -61,7 +61,11 @@ async fn a_cold_partition_that_serves_at_once_repeats_what_its_window_holds_unti
         assert!(left > 0.0, "the window was read before the copies were delivered: they show nothing");
         assert_eq!(stack.processor(0).metric("processor_partitions_opening", SINK).await?, 0.0);
         assert_eq!(sink.deliveries_of("evt-fresh").len(), 1, "what came after the opening is recognised");
-        assert_eq!(sink.deliveries_of("evt-0").len(), 2, "the window was not known, and the third copy came after that");
+        assert_eq!(
+            sink.deliveries_of("evt-0").len(),
+            2,
+            "the window was not known, and the third copy came after that"
+        );
         assert_eq!(sink.deliveries_of("evt-1").len(), 2);
 
         metric(stack, 0, "processor_scan_left_records", |left| left == 0.0).await?;
