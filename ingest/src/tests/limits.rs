@@ -113,7 +113,7 @@ async fn row_32_what_kafka_does_not_take_costs_the_source_nothing() {
 }
 
 #[tokio::test]
-async fn failed_authentications_have_a_limit_per_address_and_good_requests_pass_it() {
+async fn row_13_failed_authentications_have_a_limit_per_address_and_good_requests_pass_it() {
     let edge = Edge::start().await;
     let mut http2 = edge.http2().await;
     // Those that nobody has to verify are not counted, nor are those whose signature is right.
