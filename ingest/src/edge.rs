@@ -90,7 +90,7 @@ impl Edge {
     /// What shares the rate limiter's budgets with other nodes, if any do.
     pub(crate) fn exchange(&self) -> Option<Exchange> {
         let (limiter, store) = (self.settings().rate.clone()?, self.store.clone()?);
-        Some(Exchange::new(limiter, store, self.metrics.rate(), self.clock.clone()))
+        Some(Exchange::new(limiter, store, self.metrics.rate.clone(), self.clock.clone()))
     }
 
     /// Lets this take effect: for every request whose body is not complete yet, and for all that come.

@@ -255,8 +255,8 @@ impl PathMetrics {
     }
 }
 
-/// How the nodes' exchange goes.
-#[derive(Debug)]
+/// How the nodes' exchange goes, where there is one.
+#[derive(Debug, Clone)]
 pub(crate) struct RateMetrics {
     /// Exchanges done.
     pub(crate) exchanged: Counter,
@@ -280,6 +280,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) address_limited: Counter,
     /// See [`Limit::FailedAuthentication`].
     pub(crate) failures_limited: Counter,
+    /// See [`RateMetrics`].
+    pub(crate) rate: RateMetrics,
     /// Connections now open.
     pub(crate) connections_open: Gauge,
     /// Length of received bodies.
@@ -309,6 +311,11 @@ impl EdgeMetrics {
                 .collect(),
             address_limited: limited(Limit::Address, ""),
             failures_limited: limited(Limit::FailedAuthentication, ""),
+            rate: RateMetrics {
+                exchanged: counter!("ingest_rate_exchanges_total", "outcome" => "done"),
+                failed: counter!("ingest_rate_exchanges_total", "outcome" => "failed"),
+                seconds: histogram!("ingest_rate_exchange_seconds"),
+            },
             connections_open: gauge!("ingest_connections_open"),
             body_bytes: histogram!("ingest_body_bytes"),
             ack_seconds: histogram!("ingest_ack_seconds"),
@@ -335,15 +342,6 @@ impl EdgeMetrics {
             future: failure(path, name, VerificationFailure::Future),
             rate_limited: limited(Limit::Source, name),
             skew_seconds: histogram!("ingest_clock_skew_seconds", "source" => name.to_owned()),
-        })
-    }
-
-    /// What is counted for the nodes' exchange.
-    pub(crate) fn rate(&self) -> RateMetrics {
-        self.registry.scope(|| RateMetrics {
-            exchanged: counter!("ingest_rate_exchanges_total", "outcome" => "done"),
-            failed: counter!("ingest_rate_exchanges_total", "outcome" => "failed"),
-            seconds: histogram!("ingest_rate_exchange_seconds"),
         })
     }
 

@@ -78,10 +78,11 @@ impl Settings {
             wrong(CERTIFICATE, "the certificate has expired".to_owned());
         }
         let credentials = config.kafka.credentials().map_err(|error| wrong("kafka", error.to_string()));
-        // What only a start changes stays, and its files with it.
-        let rate_config = before.map(|before| &before.rate_config).filter(|running| config.rate.needs_start(running));
-        let rate_config = rate_config.unwrap_or(&config.rate).clone();
-        let store = Store::load(&rate_config, &mut mistakes);
+        // What only a start changes stays.
+        let (rate_config, store) = match before.filter(|before| config.rate.needs_start(&before.rate_config)) {
+            Some(running) => (running.rate_config.clone(), running.store.clone()),
+            None => (config.rate.clone(), Store::load(&config.rate, &mut mistakes)),
+        };
         Mistakes::none_in(mistakes)?;
         let (Some(keys), Ok(tls), Ok(credentials)) = (keys, tls, credentials) else {
             unreachable!("each that is missing left a mistake")

@@ -317,7 +317,7 @@ mod tests {
             let script = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await.unwrap();
             let limiter = Arc::new(of_addresses(config).unwrap());
             let edge_metrics = EdgeMetrics::new(&metrics, &clock);
-            let exchange = Exchange::new(limiter, Arc::new(ArcSwap::from_pointee(store)), edge_metrics.rate(), clock);
+            let exchange = Exchange::new(limiter, Arc::new(ArcSwap::from_pointee(store)), edge_metrics.rate, clock);
             Self { exchange, session: Session { connection, script }, driver, clock: hand, metrics }
         }
 

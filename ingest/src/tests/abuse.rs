@@ -203,6 +203,8 @@ async fn every_limit_and_reason_is_there_from_the_start() {
     for (series, limit) in all {
         assert!(shown.contains(series) && series.contains(limit), "{series} in {shown:?}");
     }
+    // Also on a node that shares its limit with nobody: the alert rules look at it.
+    assert!(shown.contains("ingest_rate_exchanges_total{outcome=\"failed\"}"), "{shown:?}");
     for reason in HandshakeFailure::ALL {
         assert!(shown.contains(&format!("ingest_handshake_failures_total{{reason=\"{}\"}}", reason.as_str())));
     }
