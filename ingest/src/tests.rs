@@ -14,6 +14,7 @@ mod proxies;
 mod raw;
 mod reload;
 mod rows;
+mod series;
 mod vectors;
 mod webhooks;
 

@@ -3,11 +3,12 @@
 // For each message a line of JSON: the library's own signature, and whether it takes the one that it was given. The libraries
 // are found by way of SEALSTREAM_NODE_MODULES.
 
-import { createRequire } from "node:module";
 import { text } from "node:stream/consumers";
 
+import { library } from "./wire.mjs";
+
 const order = JSON.parse(await text(process.stdin));
-const { Webhook, WebhookVerificationError } = createRequire(process.env.SEALSTREAM_NODE_MODULES)(order.library);
+const { Webhook, WebhookVerificationError } = await library(order.library);
 const webhook = new Webhook(order.secret);
 
 for (const { id, timestamp, body, signature } of order.messages) {

@@ -64,6 +64,12 @@ impl Materials {
         Ok(materials)
     }
 
+    /// Writes a source's signing secret as Standard Webhooks has it: `secrets/<source>.whsec`.
+    pub(crate) fn standard(&self, source: &str) -> Result<()> {
+        let secret = fs::read_to_string(self.path(&format!("secrets/{source}.hmac.s1")))?;
+        self.write(&format!("secrets/{source}.whsec"), &format!("whsec_{secret}"))
+    }
+
     fn certify(&self) -> Result<()> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -12,6 +12,7 @@ mod payload;
 mod progress;
 mod records;
 mod signed;
+mod standard;
 mod words;
 
 use data_encoding::BASE64;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     signed::SIGNATURE,
     signed::TIMESTAMP,
     signed::RETRY_AFTER,
+    standard::STANDARD_WEBHOOKS,
     envelopes::NATIVE,
     envelopes::JWE,
     records::RECORD,
@@ -171,6 +173,11 @@ mod tests {
     #[test]
     fn timestamp_header() {
         keeps_to_its_grammar(&signed::TIMESTAMP);
+    }
+
+    #[test]
+    fn standard_webhooks_headers() {
+        keeps_to_its_grammar(&standard::STANDARD_WEBHOOKS);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) struct SourcePlan {
     pub(crate) name: &'static str,
     pub(crate) sinks: Vec<&'static str>,
     pub(crate) event_id: &'static str,
+    pub(crate) standard: bool,
 }
 
 impl SourcePlan {
@@ -135,13 +136,19 @@ impl Plan {
 
     /// A source whose events go to these sinks. Its path is `/in/<name>`.
     pub fn source(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
-        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: "/id" });
+        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: "/id", standard: false });
         self
     }
 
     /// A source without event ids: what was signed is the id.
     pub fn source_without_ids(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
-        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: SIGNED_CONTENT });
+        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: SIGNED_CONTENT, standard: false });
+        self
+    }
+
+    /// A source whose senders sign as Standard Webhooks has it.
+    pub fn standard_source(mut self, name: &'static str, sinks: &[&'static str]) -> Self {
+        self.sources.push(SourcePlan { name, sinks: sinks.to_vec(), event_id: "/id", standard: true });
         self
     }
 
@@ -280,9 +287,14 @@ drain.notice = "100ms"
 pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
 "#
         );
-        for SourcePlan { name, .. } in &self.sources {
+        for SourcePlan { name, standard, .. } in &self.sources {
+            let (scheme, file) = if *standard {
+                ("standard-webhooks", format!("{name}.whsec"))
+            } else {
+                ("native", format!("{name}.hmac.s1"))
+            };
             let source = format!(
-                "[source.{name}]\npath = \"/in/{name}\"\nsecrets = [{{ id = \"s1\", file = \"secrets/{name}.hmac.s1\" }}]\n"
+                "[source.{name}]\npath = \"/in/{name}\"\nscheme = \"{scheme}\"\nsecrets = [{{ id = \"s1\", file = \"secrets/{file}\" }}]\n"
             );
             text.push_str(&source);
         }
@@ -327,7 +339,7 @@ open_max = "1s"
 probes = {BREAKER_PROBES}
 "#
         );
-        for SourcePlan { name, sinks, event_id } in &self.sources {
+        for SourcePlan { name, sinks, event_id, .. } in &self.sources {
             write!(
                 text,
                 "[source.{name}]\nkeys = [{{ id = \"{KEY_ID}\", file = \"secrets/{name}.{KEY_ID}.key\" }}]\n\

@@ -74,6 +74,7 @@ impl Stack {
         let dir = folder.path().to_owned();
         let sources = plan.sources.iter().map(|source| source.name);
         let materials = Materials::create(&dir, sources, plan.sinks.iter().map(|sink| sink.name))?;
+        plan.sources.iter().filter(|source| source.standard).try_for_each(|source| materials.standard(source.name))?;
         let options = ClientOptions {
             schemes: Schemes::HttpsOnly,
             extra_roots: tls::certificates(&materials.authority())?,

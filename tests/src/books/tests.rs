@@ -21,7 +21,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let materials = Materials::create(folder.path(), ["acme"], ["main"]).unwrap();
         let mut books = Books {
-            sources: vec![SourcePlan { name: "acme", sinks: vec!["main"], event_id: "/id" }],
+            sources: vec![SourcePlan { name: "acme", sinks: vec!["main"], event_id: "/id", standard: false }],
             keeps_sinks: true,
             partitions: 6,
             id_key: materials.id_key().unwrap(),

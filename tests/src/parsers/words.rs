@@ -7,7 +7,7 @@ use common::config::SecretFile;
 use common::id::{EventId, KeyId, SinkId, SourceId};
 use common::record::LetterPlace;
 use common::secret::Secret;
-use common::standard_webhooks::SigningKey;
+use common::standard_webhooks::{SigningKey, parse_verifying_key};
 use common::topics::Delay;
 use tempfile::NamedTempFile;
 
@@ -109,11 +109,12 @@ pub(super) const SECRET: Target = Target {
             "kwhsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==",
             "kwhsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS",
             "kMfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "kwhpk_1bhjsWdOGiI/xIfvIaxHdL7T/7ByTEkg9/zFYOmdCuo=",
         ];
         let long = ["f", "k"].map(|kind| format!("{kind}whsec_{}", "A".repeat(88)).into_bytes());
         texts.map(|text| text.as_bytes().to_vec()).into_iter().chain(long).collect()
     },
-    pieces: &["hex:", "base64:", "whsec_", "=", "==", "\n", "\r\n", "AAAA", "ff", " ", "g"],
+    pieces: &["hex:", "base64:", "whsec_", "whpk_", "=", "==", "\n", "\r\n", "AAAA", "ff", " ", "g"],
 };
 
 /// `f` and a secret file's content, or `k` and a signing key's text.
@@ -161,6 +162,10 @@ fn signing_key(text: &[u8]) -> Judged {
     let good = key.is_some_and(|key| (24..=64).contains(&key.len()));
     let parsed = SigningKey::parse(&Secret::from(text.to_vec()));
     assert_eq!(parsed.is_ok(), good);
+    // Not every public key of the right length is a point of the curve.
+    let public = text.strip_prefix(b"whpk_").and_then(super::base64).is_some_and(|key| key.len() == 32);
+    let verifying = parse_verifying_key(&Secret::from(text.to_vec()));
+    assert!(verifying.is_ok() == good || verifying.is_ok() && public);
     Judged::accepted_if(good)
 }
 

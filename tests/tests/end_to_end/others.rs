@@ -1,8 +1,8 @@
 //! Senders and receivers of other people's: Python programs that share no code with us, over TLS with a checked certificate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use common::envelope::Format;
 use common::secret::Secret;
 use common::standard_webhooks::{SigningKey, sign};
@@ -138,8 +138,11 @@ async fn a_jose_library_seals_what_is_accepted_and_opens_what_the_sender_seals()
     .await
 }
 
-/// What a sender's variants must be answered.
-const VARIANTS: [(&str, u16, Option<&str>); 6] = [
+/// How a request is, and the status and code that it must be answered.
+type Variant = (&'static str, u16, Option<&'static str>);
+
+/// What every sender does.
+const VARIANTS: [Variant; 6] = [
     ("good", 200, None),
     ("rotated", 200, None),
     ("forged", 401, Some("signature_invalid")),
@@ -149,30 +152,41 @@ const VARIANTS: [(&str, u16, Option<&str>); 6] = [
     ("joined", 401, Some("signature_invalid")),
 ];
 
-/// Runs a script on these variants and holds each answer against what it must be; notes what was accepted.
+/// What those do that can send a header twice.
+const DUPLICATED: Variant = ("duplicated", 400, Some("duplicate_header"));
+
+/// Runs a script on these variants and holds each answer against what it must be; notes what was accepted. Answers the names
+/// of those that the script's own library would have taken.
 async fn vary(
     stack: &Stack,
-    interpreter: &std::path::Path,
+    interpreter: &Path,
     script: &str,
-    client: &str,
-    variants: &[(&str, u16, Option<&str>)],
-) -> Result<()> {
+    order: Value,
+    variants: &[Variant],
+) -> Result<Vec<&'static str>> {
     let (secret, key) = keys(stack)?;
     let names: Vec<&str> = variants.iter().map(|(name, ..)| *name).collect();
-    let order = json!({
-        "url": stack.url(0, "acme"), "ca": stack.materials().authority(), "secret": secret, "key": key, "client": client,
-        "variants": names,
+    let mut whole = json!({
+        "url": stack.url(0, "acme"), "ca": stack.materials().authority(), "secret": secret, "key": key, "variants": names,
     });
-    let mut running = Script::start(interpreter, script, &order).await?;
-    for (name, status, code) in variants {
-        let answer = running.line().await?;
+    let client = order["client"].as_str().context("who sends")?.to_owned();
+    let own = order.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.clone()));
+    whole.as_object_mut().context("an object")?.extend(own);
+    let mut running = Script::start(interpreter, script, &whole).await?;
+    let mut taken = Vec::new();
+    for &(name, status, code) in variants {
+        let mut answer = running.line().await?;
+        if answer.as_object_mut().and_then(|members| members.remove("taken")) == Some(true.into()) {
+            taken.push(name);
+        }
         let says = code.is_none().then_some("received");
         assert_eq!(answer, json!({"variant": name, "status": status, "code": code, "says": says}), "{client}");
         if code.is_none() {
             stack.ledger().event("acme", &format!("evt-{client}-{name}"));
         }
     }
-    running.end().await
+    running.end().await?;
+    Ok(taken)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,15 +194,50 @@ async fn http_clients_of_other_languages_are_accepted_and_their_forged_stale_and
 {
     let plan = Plan::new("clients").source("acme", &["main"]).http("main", Behaviour::good());
     plan.run(async |stack| {
-        let duplicated = ("duplicated", 400, Some("duplicate_header"));
         let python = python_httpx_028()?;
-        vary(stack, &python, "senders.py", "httpx", &[&VARIANTS[..], &[duplicated]].concat()).await?;
+        let all = [&VARIANTS[..], &[DUPLICATED]].concat();
+        vary(stack, &python, "senders.py", json!({"client": "httpx"}), &all).await?;
         // It keeps one line for each name, so it cannot send a header twice.
-        vary(stack, &python, "senders.py", "requests", &VARIANTS).await?;
+        vary(stack, &python, "senders.py", json!({"client": "requests"}), &VARIANTS).await?;
         let milliseconds = ("milliseconds", 401, Some("invalid_timestamp"));
-        vary(stack, &node_js()?, "sender.mjs", "fetch", &[&VARIANTS[..], &[duplicated, milliseconds]].concat()).await?;
+        let all = [&VARIANTS[..], &[DUPLICATED, milliseconds]].concat();
+        vary(stack, &node_js()?, "sender.mjs", json!({"client": "fetch"}), &all).await?;
         stack.settled().await?;
         assert_eq!(stack.sink("main").effect_count(), 6);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_with_the_libraries_of_standard_webhooks_are_accepted_with_a_sealed_body_and_nothing_else_of_theirs()
+-> Result<()> {
+    // Each library takes these from its own kind, and ingest does not.
+    let stricter = [
+        ("dotted", 401, Some("signature_invalid")),
+        ("crowded", 401, Some("signature_invalid")),
+        ("fractional", 401, Some("invalid_timestamp")),
+        ("plaintext", 400, Some("invalid_envelope")),
+    ];
+    let all = [&VARIANTS[..], &[DUPLICATED, ("renamed", 401, Some("signature_missing"))], &stricter].concat();
+    let plan = Plan::new("standard").standard_source("acme", &["main"]).http("main", Behaviour::good());
+    plan.run(async |stack| {
+        let secret = std::fs::read_to_string(stack.materials().path("secrets/acme.whsec"))?;
+        for (interpreter, script) in [(python_httpx_028()?, "standard_sender.py"), (node_js()?, "standard_sender.mjs")]
+        {
+            for library in ["standardwebhooks", "svix"] {
+                let client = format!("{library}-{}", if script.ends_with(".py") { "python" } else { "node" });
+                let order = json!({"client": client, "library": library, "secret": secret.trim_end()});
+                let taken = vary(stack, &interpreter, script, order, &all).await?;
+                let expected = ["good", "rotated"].into_iter().chain(stricter.map(|(name, ..)| name));
+                assert!(expected.into_iter().all(|name| taken.contains(&name)), "{client} takes {taken:?}");
+                assert!(["forged", "altered", "stale"].iter().all(|name| !taken.contains(name)), "{client}: {taken:?}");
+                // Only the libraries of the service svix know the names that it gives to the headers.
+                assert_eq!(taken.contains(&"renamed"), library == "svix", "{client}");
+            }
+        }
+        stack.settled().await?;
+        assert_eq!(stack.sink("main").effect_count(), 8);
         Ok(())
     })
     .await
