@@ -658,6 +658,7 @@ mod tests {
             let mut config = crate::tests::config();
             config.limits.requests_in_flight_max = 10;
             config.limits.connections_max = 10;
+            config.limits.failed_authentications_per_second = 10;
             change(&mut config);
             config.memory_bytes_max()
         };

@@ -539,6 +539,8 @@ async fn a_thousand_reloads_under_load_fail_no_good_request_and_accept_no_retire
         write(dir, "acme.s2", secret_of(round + 1));
     };
     let both = ACME.replace("}]", "}, { id = \"s2\", file = \"acme.s2\" }]");
+    // What is refused here is refused for its secret.
+    let both = format!("{both}[limits]\nfailed_authentications_per_second = 0\n");
     let edge = Edge::start_from_file(|dir| {
         configure(dir, &both);
         rotate(dir, 1);
