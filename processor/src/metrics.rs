@@ -21,11 +21,11 @@ pub const INDEX_IDS: &str = "processor_index_ids";
 pub const INDEX_BYTES: &str = "processor_index_bytes";
 /// Records that retention deleted before they were read: each is lost. Label: `sink` (empty for the router).
 pub const LOST_TO_RETENTION: &str = "processor_records_lost_to_retention_total";
-/// Partitions that are owned and not open yet. Label: `sink`.
+/// Partitions that are owned and not open yet. Labels: `lane` (`events`, `retry`), `sink`.
 pub const OPENING: &str = "processor_partitions_opening";
-/// Records read from the log to open partitions. Label: `sink`.
+/// Records read from the log to open partitions. Labels: `lane`, `sink`.
 pub const SCANNED: &str = "processor_scanned_records_total";
-/// Records that are still to be read from the log to open partitions. Label: `sink`.
+/// Records that are still to be read from the log to open partitions. Labels: `lane`, `sink`.
 pub const SCAN_LEFT: &str = "processor_scan_left_records";
 /// Whether the index cache on disk is in use: 1 or 0.
 pub const CACHE_IN_USE: &str = "processor_index_cache_in_use";
@@ -153,13 +153,16 @@ pub(crate) fn cache_disk(bytes: u64) {
     gauge!(CACHE_DISK).set(bytes as f64);
 }
 
-/// Notes how far the opening of partitions has come.
-pub(crate) fn opening(sink: &str, partitions: usize, left: u64, scanned: u64) {
+/// Notes how far the opening of a group's partitions has come.
+pub(crate) fn opening(topic: &Topic, sink: &str, partitions: usize, left: u64, scanned: u64) {
+    let set = |name: &'static str, value: f64| {
+        gauge!(name, "lane" => lane(topic), "sink" => sink.to_owned()).set(value);
+    };
     #[allow(clippy::cast_precision_loss, reason = "counts of records, far below 2^52")]
-    gauge!(SCAN_LEFT, "sink" => sink.to_owned()).set(left as f64);
+    set(SCAN_LEFT, left as f64);
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
-    gauge!(OPENING, "sink" => sink.to_owned()).set(partitions as f64);
-    counter!(SCANNED, "sink" => sink.to_owned()).increment(scanned);
+    set(OPENING, partitions as f64);
+    counter!(SCANNED, "lane" => lane(topic), "sink" => sink.to_owned()).increment(scanned);
 }
 
 /// Counts records that are lost.

@@ -32,7 +32,11 @@ fn jwe(name: &str) -> String {
 
 #[tokio::test]
 async fn ten_thousand_random_paths_and_sources_make_no_series() {
-    let edge = Edge::start_with(|config| config.limits.requests_per_connection_max = 100_000).await;
+    let edge = Edge::start_with(|config| {
+        config.limits.requests_per_connection_max = 100_000;
+        config.limits.failed_authentications_per_second = 10;
+    })
+    .await;
     let http2 = edge.http2().await;
     let ask = |number: usize| {
         let random = getrandom::u64().unwrap();

@@ -114,7 +114,7 @@ async fn row_32_what_kafka_does_not_take_costs_the_source_nothing() {
 
 #[tokio::test]
 async fn row_13_failed_authentications_have_a_limit_per_address_and_good_requests_pass_it() {
-    let edge = Edge::start().await;
+    let edge = Edge::start_with(|config| config.limits.failed_authentications_per_second = 10).await;
     let mut http2 = edge.http2().await;
     // Those that nobody has to verify are not counted, nor are those whose signature is right.
     for _ in 0..60 {
@@ -153,6 +153,7 @@ async fn row_13_failed_authentications_have_a_limit_per_address_and_good_request
 #[tokio::test]
 async fn a_network_over_its_limit_is_verified_in_turn() {
     let edge = Edge::start_with(|config| {
+        config.limits.failed_authentications_per_second = 10;
         config.limits.failed_authentications_burst = 1;
         config.limits.failing_verifications_max = 1;
     })

@@ -160,8 +160,8 @@ impl Work {
             self.backlog.extend(self.waiting.try_iter());
             let owner = self.owner.clone();
             self.backlog.retain(|job| owner.wants(job));
-            let Some(topic) = self.backlog.front().map(|job| job.assigned.at.topic.clone()) else { continue };
-            let mut burst = burst::Burst::new(&self.settings, &*owner, topic);
+            let Some(lane) = self.backlog.front().map(|job| job.lane.clone()) else { continue };
+            let mut burst = burst::Burst::new(&self.settings, &*owner, lane);
             if let Err(error) = burst.run(&self.waiting, &mut self.backlog) {
                 tracing::warn!(%error, "the dedup index could not be read from the log, trying again");
                 self.backlog.extend(burst.left());

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Events in the window; at [`SLOW`] records in a second, reading them takes long enough to do something meanwhile.
 const WARM: usize = 600;
 const SLOW: &str = "40";
-const SINK: &[(&str, &str)] = &[("sink", "main")];
+const SINK: &[(&str, &str)] = &[("lane", "events"), ("sink", "main")];
 
 async fn warm_up(stack: &mut Stack, client: &Client) -> Result<()> {
     for number in 0..WARM {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::kafka::consumer::scanner::{Scanned, Scanner};
 use common::kafka::consumer::{Assigned, Incoming, ReadError};
 
+use super::super::Lane;
 use super::start::{Opening, foreign, start};
 use super::{BURST_PARTITIONS, Built, ColdIndex, IndexSettings, Job, Owner, POLL, partition};
 use crate::control::{self, Control};
@@ -28,6 +29,7 @@ const STALL: Duration = Duration::from_secs(30);
 pub(super) struct Burst<'a> {
     settings: &'a IndexSettings,
     owner: &'a dyn Owner,
+    lane: Arc<Lane>,
     topic: Arc<str>,
     /// Partitions that this burst's scanner has begun.
     begun: BTreeSet<i32>,
@@ -49,11 +51,12 @@ enum Step {
 }
 
 impl<'a> Burst<'a> {
-    pub(super) fn new(settings: &'a IndexSettings, owner: &'a dyn Owner, topic: Arc<str>) -> Self {
+    pub(super) fn new(settings: &'a IndexSettings, owner: &'a dyn Owner, lane: Arc<Lane>) -> Self {
         Self {
             settings,
             owner,
-            topic,
+            topic: lane.name.clone(),
+            lane,
             begun: BTreeSet::new(),
             active: BTreeMap::new(),
             taken: Vec::new(),
@@ -243,7 +246,7 @@ impl<'a> Burst<'a> {
 
     fn note_progress(&mut self) {
         let closed = self.active.values().filter(|opening| !opening.job.early).count();
-        metrics::opening(&self.settings.cache, closed, self.left_records(), self.fresh.into());
+        metrics::opening(&self.lane.topic, &self.lane.sink, closed, self.left_records(), self.fresh.into());
         self.scanned += u64::from(self.fresh);
         self.fresh = 0;
     }
