@@ -1,4 +1,4 @@
-//! Records in `events` as the router would have put them there.
+//! Records as ingest and the router would have put them there.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,9 @@ const PENDING_MAX: usize = 10_000;
 
 /// Where they go.
 pub struct Events<'a> {
-    /// The topic.
+    /// `inbox` or `events`.
+    pub role: Topic,
+    /// The topic's name.
     pub topic: &'a str,
     /// How many partitions it has.
     pub partitions: u32,
@@ -33,7 +35,9 @@ impl Events<'_> {
         records: u64,
         body: impl Fn(&str) -> Result<B>,
     ) -> Result<()> {
-        let (core, id_key) = (materials.core_keys()?, materials.id_key()?);
+        let routed = self.role != Topic::Inbox;
+        let keys = if routed { materials.core_keys()? } else { materials.edge_keys()? };
+        let id_key = materials.id_key()?;
         let producer = Producer::new(kafka, &ProducerSettings::default())?;
         let clock = Clock::system();
         let mut pending = VecDeque::new();
@@ -47,15 +51,15 @@ impl Events<'_> {
                 received_ms: clock.unix_ms(),
                 timestamp: clock.unix_s().to_string().into(),
                 traceparent: None,
-                identity: Some(Identity { id: keyed, previous: None }),
+                identity: routed.then_some(Identity { id: keyed, previous: None }),
                 retry: None,
                 redriven_ms: None,
             };
-            let headers = core.seal(&Topic::Events, &head, body.as_ref());
+            let headers = keys.seal(&self.role, &head, body.as_ref());
             let record = Outgoing {
                 topic: self.topic,
-                partition: Some(placement(&self.source, &id, self.partitions)),
-                key: Some(&keyed.0),
+                partition: routed.then(|| placement(&self.source, &id, self.partitions)),
+                key: routed.then_some(&keyed.0),
                 value: body.as_ref(),
             };
             pending.push_back(producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..])))?);

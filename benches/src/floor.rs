@@ -1,41 +1,20 @@
-//! Bare loops: what the libraries cost when nothing is promised. One consumer and one producer of rdkafka, with the
-//! settings of the product's clients, no group, no index, no MAC.
+//! Floors: what the libraries cost when nothing is promised. Each is a process of its own, the binary `floor`, so that its CPU
+//! time is its own too.
+//!
+//! | floor | what it is the floor of |
+//! |---|---|
+//! | [`consume`] | consume and produce, consume, open and produce: the router, and the deliverer to a Kafka sink |
+//! | [`serve`] | hyper and rustls read a body and answer 200, with and without a record published meanwhile: ingest |
+//! | [`post`] | a client of hyper posts bodies: the deliverer to an HTTP sink |
+//!
+//! They have the settings of the product's clients and servers, and none of its checks.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+pub mod consume;
+pub mod post;
+pub mod serve;
 
-use anyhow::{Context, Result, bail};
-use common::clock::Clock;
-use common::envelope::Envelope;
-use common::id::SourceId;
-use open::Keyring;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::{ClientConfig, Offset};
+use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
-
-use crate::usage;
-
-/// What a loop reads and writes.
-pub struct Floor {
-    /// The brokers.
-    pub bootstrap: String,
-    /// The topic that is read, all partitions from their beginning.
-    pub input: String,
-    /// How many partitions it has.
-    pub partitions: i32,
-    /// The topic that is written.
-    pub output: String,
-    /// How many records are read.
-    pub records: u64,
-    /// With keys, each record is opened and its payload is written; without, its value as it is.
-    pub opening: Option<(SourceId, Keyring)>,
-}
 
 /// What a run took.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -46,87 +25,16 @@ pub struct Took {
     pub cpu_seconds: f64,
 }
 
-#[derive(Default)]
-struct Acks {
-    good: AtomicU64,
-    bad: AtomicU64,
+fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("enable.metrics.push", "false").set("socket.nagle.disable", "true");
+    config
 }
 
-struct Counting(Arc<Acks>);
-
-impl ClientContext for Counting {}
-
-impl ProducerContext for Counting {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let counter = if result.is_ok() { &self.0.good } else { &self.0.bad };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Floor {
-    /// Copies the records, and waits until all are acknowledged.
-    pub fn run(&self) -> Result<Took> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.bootstrap).set("enable.metrics.push", "false");
-        let mut reading = config.clone();
-        reading.set("group.id", "bare").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "50");
-        reading.set("queued.min.messages", "1000").set("queued.max.messages.kbytes", "2048");
-        reading.set("fetch.queue.backoff.ms", "20");
-        let consumer: BaseConsumer = reading.create()?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..self.partitions {
-            list.add_partition_offset(&self.input, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&list)?;
-        config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "1");
-        config.set("compression.type", "none").set("queue.buffering.max.messages", "100000");
-        let acks = Arc::new(Acks::default());
-        let producer: ThreadedProducer<Counting> = config.create_with_context(Counting(acks.clone()))?;
-
-        let (clock, me) = (Clock::system(), std::process::id());
-        let mut begin = None;
-        let mut read = 0;
-        while read < self.records {
-            let message = consumer.poll(Duration::from_secs(30)).context("nothing came")??;
-            if begin.is_none() {
-                begin = Some((clock.monotonic(), usage::cpu(me)?));
-            }
-            let value = message.payload().unwrap_or_default();
-            match &self.opening {
-                Some((source, keyring)) => {
-                    let envelope = Envelope::parse(value, source)?;
-                    let opened = open::open(keyring, &envelope)?;
-                    self.write(&producer, message.key(), &opened.plaintext)?;
-                }
-                None => self.write(&producer, message.key(), value)?,
-            }
-            read += 1;
-        }
-        producer.flush(Duration::from_secs(60))?;
-        let (begun, used) = begin.context("no record was read")?;
-        let took = Took {
-            seconds: (clock.monotonic() - begun).as_secs_f64(),
-            cpu_seconds: (usage::cpu(me)? - used).as_secs_f64(),
-        };
-        let (good, bad) = (acks.good.load(Ordering::Relaxed), acks.bad.load(Ordering::Relaxed));
-        if good != self.records || bad != 0 {
-            bail!("{good} of {} records were acknowledged, {bad} failed", self.records);
-        }
-        Ok(took)
-    }
-
-    fn write(&self, producer: &ThreadedProducer<Counting>, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
-        loop {
-            let record = BaseRecord::<[u8], [u8]>::to(&self.output).key(key.unwrap_or_default()).payload(value);
-            match producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err((error, _)) => return Err(error.into()),
-            }
-        }
-    }
+/// What the product's producers are told.
+fn producer(bootstrap: &str) -> ClientConfig {
+    let mut config = client(bootstrap);
+    config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "1");
+    config.set("compression.type", "none").set("queue.buffering.max.messages", "100000");
+    config
 }

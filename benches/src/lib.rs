@@ -1,5 +1,10 @@
-//! Criterion benches of single functions (`benches/`), and runs of the shipped binaries beside bare loops (`src/bin/`).
+//! Criterion benches of single functions (`benches/`), and runs of the shipped binaries beside the floors (`src/bin/`).
 
 pub mod events;
+pub mod figures;
 pub mod floor;
+pub mod load;
+pub mod plot;
+pub mod process;
+pub mod processors;
 pub mod usage;

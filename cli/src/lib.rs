@@ -13,6 +13,7 @@ pub mod dlq;
 mod files;
 pub mod health;
 pub mod init;
+pub mod load;
 pub mod receiver;
 pub mod redrive;
 pub mod rotate;
@@ -56,6 +57,8 @@ enum Command {
     Init(init::Args),
     /// Seal, sign and send events
     Send(send::Args),
+    /// Send many events, and measure how fast and how soon they are received
+    Load(load::Args),
     /// Make the topics of a deployment, or check them
     #[command(subcommand)]
     Topics(topics::Command),
@@ -115,6 +118,8 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
     // Files are read and written without a runtime.
     let command = match command {
         Command::Init(args) => return init::run(&args),
+        // It has threads of its own.
+        Command::Load(args) => return load::run(&args),
         Command::Source(command) => return source::run(&command),
         Command::Rotate(command) => return rotate::run(&command),
         other => other,
@@ -129,7 +134,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
-            Command::Init(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
+            Command::Init(_) | Command::Load(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
         }
     });
     // What still blocks after that has nothing to say any more.

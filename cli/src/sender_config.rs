@@ -167,10 +167,15 @@ impl SenderConfig {
 
     /// Reads the certificates.
     pub fn client(&self) -> Result<HttpsClient> {
+        Ok(HttpsClient::new(&self.client_options()?)?)
+    }
+
+    /// The same for those who make connections of their own.
+    pub(crate) fn client_options(&self) -> Result<ClientOptions> {
         let schemes = if self.danger_plain_http { Schemes::HttpToo } else { Schemes::HttpsOnly };
         let extra_roots = self.ca.if_set().map(common::tls::certificates).transpose()?.unwrap_or_default();
         let pins = self.pins.clone();
-        Ok(HttpsClient::new(&ClientOptions { schemes, extra_roots, pins, ..ClientOptions::default() })?)
+        Ok(ClientOptions { schemes, extra_roots, pins, ..ClientOptions::default() })
     }
 
     /// Reads the secrets.

@@ -1,10 +1,14 @@
-//! What needs a real broker: topics, first offsets, and the demonstration on them. `./x test` starts one.
+//! What needs a real broker: topics, first offsets, the demonstration on them, and a load on an ingest that keeps books too. `./x test` starts one.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use common::clock::Clock;
+use common::shutdown::Group;
+use common::telemetry::Metrics;
 use serde_json::Value;
 
 fn bootstrap() -> String {
@@ -118,4 +122,88 @@ fn the_demonstration_balances_on_a_real_broker() {
     let books = json(&output);
     assert_eq!(books["conserved"], true);
     assert_eq!((&books["delivered"], &books["duplicates_recognised"]), (&426.into(), &51.into()), "{books}");
+}
+
+/// An ingest of this process on a real broker, and loads of a process of their own on it.
+struct Loaded {
+    deployment: Deployment,
+    url: String,
+    metrics: Metrics,
+    group: Group,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Loaded {
+    fn start() -> Self {
+        let deployment = Deployment::new();
+        let made = deployment.topics(&["create", "--outputs"], &[]);
+        assert!(made.status.success(), "{made:?}");
+        // Connections end after a few requests, so that a load meets ending ones.
+        let settings = [
+            ("INGEST__LISTEN__ADDRESS", "127.0.0.1:0"),
+            ("INGEST__ADMIN__ADDRESS", "127.0.0.1:0"),
+            ("INGEST__TOPICS__PREFIX", &deployment.prefix),
+            ("INGEST__LIMITS__REQUESTS_PER_CONNECTION_MAX", "50"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let file = deployment.dir.path().join("d/ingest/ingest.toml");
+        let config = ingest::Config::load(Some(&file), settings.into_iter()).unwrap();
+        let (group, metrics) = (Group::new(), Metrics::isolated());
+        let deps = ingest::Deps { group: group.clone(), clock: Clock::system(), metrics: metrics.clone() };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let running = runtime.block_on(ingest::start(config, deps)).unwrap();
+        let url = format!("https://localhost:{}/webhook", running.local_addr().port());
+        Self { deployment, url, metrics, group, runtime }
+    }
+
+    /// Runs a load; answers its report, and by how much ingest's own counters of requests rose, by outcome.
+    fn load(&self, words: &[&str]) -> (Value, Vec<(&'static str, f64)>) {
+        let counts = || {
+            ingest::Outcome::ALL
+                .iter()
+                .map(|outcome| outcome.as_str())
+                .map(|outcome| (outcome, self.metrics.value("ingest_requests_total", &[("outcome", outcome)])))
+        };
+        let before: Vec<_> = counts().collect();
+        let sender = self.deployment.dir.path().join("d/sender/sender.toml");
+        let mut line = vec!["load", "--json", "--config", sender.to_str().unwrap(), "--url", &self.url];
+        line.extend(words);
+        let output = sealstream(&line, &[]);
+        let report = json(&output);
+        let received_all = report["received"] == report["requests"];
+        assert_eq!(output.status.code(), Some(i32::from(!received_all)), "{output:?}");
+        let rose = counts().zip(before).map(|((outcome, after), (_, before))| (outcome, after - before));
+        (report, rose.filter(|(_, count)| *count > 0.0).collect())
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.group.cancel();
+        self.runtime.block_on(self.group.wait(Duration::from_secs(60)));
+    }
+}
+
+#[test]
+fn a_load_counts_what_ingest_counts() {
+    let loaded = Loaded::start();
+    for words in [
+        &["--requests", "600", "--connections", "8"][..],
+        &["--rate", "400", "--requests", "300", "--connections", "4", "--duplicates", "0.2", "--threads", "2"],
+        &["--requests", "600", "--connections", "2", "--http", "2", "--format", "jwe", "--body-bytes", "512,4KiB"],
+        &["--requests", "40", "--connections", "4", "--new-connections"],
+        &["--requests", "40", "--connections", "4", "--new-connections", "--resume", "--http", "2"],
+    ] {
+        let (report, counted) = loaded.load(words);
+        let requests = report["requests"].as_f64().unwrap();
+        assert_eq!(requests.to_string(), words[words.iter().position(|word| *word == "--requests").unwrap() + 1]);
+        assert_eq!(counted, [("received", requests)], "{words:?}: {report}");
+        assert_eq!(report["statuses"], serde_json::json!({ "200": requests as u64 }), "{words:?}");
+    }
+    // With another secret all are refused, and with nothing else wrong both sides say the same again.
+    let other = loaded.deployment.dir.path().join("other");
+    std::fs::write(&other, "another secret than ingest has").unwrap();
+    let (report, counted) = loaded.load(&["--requests", "30", "--secret", other.to_str().unwrap()]);
+    assert_eq!(counted, [("signature_invalid", 30.0)]);
+    assert_eq!((&report["statuses"], &report["received"]), (&serde_json::json!({ "401": 30 }), &0.into()));
 }

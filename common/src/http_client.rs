@@ -110,6 +110,22 @@ pub enum CallError {
     Timeout(Duration),
 }
 
+/// How a client with these options speaks TLS: whom it trusts. Reads the system's root certificates. It offers no protocol by
+/// ALPN: that is up to whoever uses it.
+pub fn tls_config(options: &ClientOptions) -> Result<ClientConfig, ClientError> {
+    let roots = roots(options)?;
+    let config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&tls::VERSIONS)
+        .map_err(ClientError::Tls)?;
+    let config = if options.pins.is_empty() {
+        config.with_root_certificates(roots)
+    } else {
+        let verifier = Pinned::new(roots, options.pins.clone()).map_err(ClientError::Verifier)?;
+        config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+    };
+    Ok(config.with_no_client_auth())
+}
+
 /// An HTTP client. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct HttpsClient {
@@ -119,18 +135,7 @@ pub struct HttpsClient {
 impl HttpsClient {
     /// Makes a client; reads the system's root certificates.
     pub fn new(options: &ClientOptions) -> Result<Self, ClientError> {
-        let roots = roots(options)?;
-        let tls_config = ClientConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(&tls::VERSIONS)
-            .map_err(ClientError::Tls)?;
-        let tls_config = if options.pins.is_empty() {
-            tls_config.with_root_certificates(roots)
-        } else {
-            let verifier = Pinned::new(roots, options.pins.clone()).map_err(ClientError::Verifier)?;
-            tls_config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-        };
-        let tls_config = tls_config.with_no_client_auth();
-
+        let tls_config = tls_config(options)?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -186,8 +191,8 @@ impl HttpsClient {
 
 /// Whether the other side said that it did not take a request: its HTTP/2 connection was ending (RFC 9113, 6.8), or it
 /// refused the stream (8.7). Such a request may be sent again, whatever it does.
-fn was_not_taken(error: &hyper_util::client::legacy::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
+pub fn was_not_taken(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             let ending = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);

@@ -66,13 +66,13 @@ enum Step {
         #[arg(long, default_value = symbols::DEV)]
         profile: String,
     },
-    /// Run the shipped binaries, built for release, beside bare loops on a real Kafka
+    /// Run the shipped binaries, built for release, beside the floors of their libraries on a real Kafka
     Bench(bench::Arguments),
     /// Run the parsers under a fuzzer, from the seeds of the vectors
     Fuzz(fuzz::Arguments),
     /// Say how many lines of each parser its tests run
     Coverage,
-    /// Lint, deps, symbols, faults and test, with the time that each took
+    /// Lint, deps, symbols, faults, test and a smoke run of the benches, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         Step::Lint => lint::run(),
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
-        Step::Bench(arguments) => bench::run(arguments),
+        Step::Bench(arguments) => bench::run(&arguments),
         Step::Fuzz(arguments) => fuzz::run(&arguments),
         Step::Coverage => coverage::run(),
         Step::Ci => ci::run(),

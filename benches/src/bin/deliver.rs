@@ -1,267 +1,160 @@
-//! The deliverer beside bare loops: the shipped `processor` delivers the same records to a file and to a Kafka sink that a
-//! bare loop copies, and opens and copies. One run, in turn, so that ratios hold on a noisy machine: `./x bench`.
+//! The deliverer beside the floors: the shipped `processor` delivers the same records to a file, to a Kafka sink and to a local
+//! HTTP sink that bare loops copy, open and write, and post. In turn, so that ratios hold on a noisy machine: `./x bench deliver`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
-use benches::events::Events;
-use benches::floor::{Floor, Took};
-use benches::usage::{as_f64, cpu};
+use anyhow::Result;
+use benches::figures::{cpu_us, median, rate, ratio, shown};
+use benches::floor::Took;
+use benches::process::Process;
+use benches::processors::{Ground, Options, SOURCE, took};
 use clap::Parser;
 use comfy_table::Table;
-use common::clock::Clock;
-use common::id::SourceId;
-use common::kafka::admin::{Admin, TopicSpec};
-use common::kafka::client::KafkaConfig;
-use tests::answer::{get, metric};
-use tests::materials::Materials;
+use common::topics::Topic;
 use tests::{environment, ports};
 
-const SOURCE: &str = "acme";
-
-/// Measures the deliverer beside bare loops.
-#[derive(Parser, Clone)]
-struct Options {
-    /// Records in each run
-    #[arg(long, default_value_t = 300_000)]
-    records: u64,
-    /// Bytes of each event's payload
-    #[arg(long, default_value_t = 1024)]
-    payload_bytes: usize,
-    /// Partitions of events
-    #[arg(long, default_value_t = 8)]
-    partitions: u32,
-    /// How often each contender runs
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// One JSON object instead of tables
-    #[arg(long)]
-    json: bool,
-    /// A bare loop, as a process of its own: copies this output topic's number
-    #[arg(long, hide = true)]
-    floor: Option<String>,
-    #[arg(long, hide = true)]
-    dir: Option<std::path::PathBuf>,
-    #[arg(long, hide = true)]
-    opening: bool,
+/// Measures the deliverer beside the floors.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Dispatches to the HTTP sink at once, and connections of its floor
+    #[arg(long, default_value_t = 64)]
+    concurrency: usize,
 }
+
+const COPY: &str = "floor: consume, produce";
+const OPEN: &str = "floor: consume, open, produce";
+const POST: &str = "floor: post";
+const KAFKA: &str = "deliverer to a Kafka sink";
+const FILE: &str = "deliverer to a file sink";
+const HTTP: &str = "deliverer to an HTTP sink";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let options = Options::parse();
-    if let (Some(output), Some(dir)) = (&options.floor, &options.dir) {
-        let opening = options.opening.then(|| Ok::<_, anyhow::Error>((source(), Materials::at(dir).keyring(SOURCE)?)));
-        let floor = Floor {
-            bootstrap: environment::kafka()?.bootstrap,
-            input: "bench.events".to_owned(),
-            partitions: options.partitions.try_into()?,
-            output: output.clone(),
-            records: options.records,
-            opening: opening.transpose()?,
-        };
-        println!("{}", serde_json::to_string(&tokio::task::block_in_place(|| floor.run())?)?);
-        return Ok(());
-    }
+    let arguments = Arguments::parse();
     let folder = tempfile::Builder::new().prefix("sealstream-bench-").tempdir()?;
-    let bench = Bench::new(options, folder.path()).await?;
-    bench.fill().await?;
+    let names: Vec<_> = (0..arguments.options.rounds).map(|round| format!("http-{round}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let ground = Ground::new(&arguments.options, folder.path(), "bench", &names)?;
+    let bench = Bench { ground, concurrency: arguments.concurrency };
+    // Any configuration makes the topics.
+    let any = bench.configure("file", usize::MAX, "path = \"out.jsonl\"")?;
+    bench.ground.fill(Topic::Events).await?;
     let mut times: BTreeMap<&str, Vec<Took>> = BTreeMap::new();
-    for round in 0..bench.options.rounds {
-        eprintln!("round {} of {}", round + 1, bench.options.rounds);
-        times.entry(COPY).or_default().push(bench.floor(&format!("copy-{round}"), false).await?);
-        times.entry(OPEN).or_default().push(bench.floor(&format!("open-{round}"), true).await?);
-        times.entry(KAFKA).or_default().push(bench.processor("kafka", round).await?);
-        times.entry(FILE).or_default().push(bench.processor("file", round).await?);
+    for round in 0..arguments.options.rounds {
+        eprintln!("round {} of {}", round + 1, arguments.options.rounds);
+        let mut note = |name, took| times.entry(name).or_default().push(took);
+        note(COPY, bench.consume(&format!("copy-{round}"), &[]).await?);
+        note(OPEN, bench.consume(&format!("open-{round}"), &["--open", SOURCE, "--unseal"]).await?);
+        note(KAFKA, bench.kafka(round).await?);
+        note(FILE, bench.processor("file", round, &format!("path = \"out-{round}.jsonl\"")).await?);
+        let (post, http) = bench.http(round).await?;
+        note(POST, post);
+        note(HTTP, http);
     }
-    bench.tell(&times)
-}
-
-const COPY: &str = "bare consume–produce loop";
-const OPEN: &str = "bare consume–open–produce loop";
-const KAFKA: &str = "deliverer to a Kafka sink";
-const FILE: &str = "deliverer to a file sink";
-
-fn source() -> SourceId {
-    SOURCE.parse().expect("it is a source's name")
+    bench.ground.remove_all(&any).await?;
+    tell(&arguments.options, &times);
+    Ok(())
 }
 
 struct Bench<'a> {
-    options: Options,
-    dir: &'a Path,
-    kafka: KafkaConfig,
-    materials: Materials,
-    admin: Admin,
+    ground: Ground<'a>,
+    concurrency: usize,
 }
 
-impl<'a> Bench<'a> {
-    async fn new(options: Options, dir: &'a Path) -> Result<Self> {
-        let kafka = environment::kafka()?;
-        let materials = Materials::create(dir, [SOURCE], [])?;
-        let bench = Self { admin: Admin::new(&kafka)?, options, dir, kafka, materials };
-        Ok(bench)
-    }
-
-    /// A processor's configuration with one sink, and its topics.
-    fn configure(&self, kind: &str, round: usize) -> Result<(std::path::PathBuf, std::net::SocketAddr)> {
-        let admin = ports::free();
-        let mut text = format!(
-            r#"data.dir = "data-{kind}-{round}"
-admin.address = "{admin}"
-roles.router = false
-kafka.bootstrap = "{}"
-topics = {{ prefix = "bench", partitions = {}, danger_single_broker = true }}
-[pipeline]
-edge_keys = [{{ id = "edge-1", file = "secrets/edge-1.key" }}]
-core_keys = [{{ id = "core-1", file = "secrets/core-1.key" }}]
-id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
-[source.{SOURCE}]
-keys = [{{ id = "k1", file = "secrets/{SOURCE}.k1.key" }}]
-sinks = ["{kind}-{round}"]
-[sink.{kind}-{round}]
-kind = "{kind}"
-"#,
-            self.kafka.bootstrap, self.options.partitions
+impl Bench<'_> {
+    /// A configuration with one sink of its own, so that its group begins with the first record.
+    fn configure(&self, kind: &str, round: usize, sink: &str) -> Result<std::path::PathBuf> {
+        let rest = format!(
+            "[roles]\nrouter = false\n[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\n\
+             sinks = [\"{kind}-{round}\"]\n[sink.{kind}-{round}]\nkind = \"{kind}\"\n{sink}\n"
         );
-        match kind {
-            "kafka" => writeln!(text, "topic = \"bench.out.{kind}-{round}\"")?,
-            _ => writeln!(text, "path = \"out-{round}.jsonl\"")?,
-        }
-        let path = self.dir.join(format!("{kind}-{round}.toml"));
-        std::fs::write(&path, text)?;
-        let create = ["topics", "create", "--config"];
-        let made = Command::new(environment::binary("sealstream")?).args(create).arg(&path).output()?;
-        ensure!(made.status.success(), "creating topics: {}", String::from_utf8_lossy(&made.stderr));
-        Ok((path, admin))
+        self.ground.configure(&format!("{kind}-{round}"), ports::free(), &rest)
     }
 
-    /// Sealed events, as the router would have put them there.
-    async fn fill(&self) -> Result<()> {
-        // Any configuration makes the topics.
-        self.configure("file", usize::MAX)?;
-        let Options { records, payload_bytes, partitions, .. } = self.options;
-        let key = self.materials.sealing_key(SOURCE)?;
-        let events = Events { topic: "bench.events", partitions, source: source() };
-        let body = |id: &str| {
-            let mut payload = format!(r#"{{"id":"{id}","type":"order.paid","text":""#);
-            payload.extend(std::iter::repeat_n('x', payload_bytes.saturating_sub(payload.len() + 2)));
-            payload.push_str(r#""}"#);
-            Ok(open::seal_native(&key, payload.as_bytes())?.body)
-        };
-        events.fill(&self.kafka, &self.materials, records, body).await
+    async fn consume(&self, name: &str, words: &[&str]) -> Result<Took> {
+        self.ground.consume(&Topic::Events, name, words).await
     }
 
-    async fn output(&self, name: &str) -> Result<String> {
-        let name = format!("bench.out.{name}");
-        let partitions = self.options.partitions.try_into()?;
-        let settings = BTreeMap::from([("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())]);
-        self.admin.create(&TopicSpec { name: name.clone(), partitions, replication: 1, settings }).await?;
-        Ok(name)
+    async fn processor(&self, kind: &str, round: usize, sink: &str) -> Result<Took> {
+        let config = self.configure(kind, round, sink)?;
+        let admin = admin_of(&config)?;
+        self.ground.processor(&config, admin, "events", "delivered").await
     }
 
-    async fn floor(&self, name: &str, opening: bool) -> Result<Took> {
-        let output = self.output(name).await?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--floor").arg(&output).arg("--dir").arg(self.dir);
-        command.args(["--records", &self.options.records.to_string()]);
-        command.args(["--partitions", &self.options.partitions.to_string()]);
-        if opening {
-            command.arg("--opening");
-        }
-        let ran = tokio::task::block_in_place(|| command.stderr(Stdio::inherit()).output())?;
-        ensure!(ran.status.success(), "the bare loop failed");
-        self.admin.delete(&[output]).await?;
-        Ok(serde_json::from_slice(&ran.stdout)?)
-    }
-
-    /// From the first record counted to the last, as the processor's own metrics say, looked at every 10 ms.
-    async fn processor(&self, kind: &str, round: usize) -> Result<Took> {
-        let output = self.output(&format!("{kind}-{round}")).await?;
-        let (config, admin) = self.configure(kind, round)?;
-        let log = std::fs::File::create(self.dir.join(format!("{kind}-{round}.log")))?;
-        let mut child =
-            Command::new(environment::binary("processor")?).arg("--config").arg(&config).stderr(log).spawn()?;
-        let took = self.watch(&child, admin).await;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into()?), nix::sys::signal::Signal::SIGTERM)?;
-        let status = tokio::task::block_in_place(|| child.wait())?;
-        let took = took.with_context(|| format!("the log is in {}", self.dir.display()))?;
-        ensure!(status.success(), "the processor ended with {status}");
-        self.admin.delete(&[output]).await?;
+    async fn kafka(&self, round: usize) -> Result<Took> {
+        let output = self.ground.output(&format!("kafka-{round}")).await?;
+        let took = self.processor("kafka", round, &format!("topic = \"{output}\"")).await?;
+        self.ground.remove(output).await?;
         Ok(took)
     }
 
-    async fn watch(&self, child: &std::process::Child, admin: std::net::SocketAddr) -> Result<Took> {
-        let clock = Clock::system();
-        let deadline = clock.monotonic() + Duration::from_secs(300);
-        let mut begin = None;
-        let mut every = tokio::time::interval(Duration::from_millis(10));
-        while clock.monotonic() < deadline {
-            every.tick().await;
-            // Not up yet.
-            let Ok((200, text)) = get(admin, "/metrics").await else { continue };
-            let delivered = metric(&text, "processor_records_total", &[("outcome", "delivered")]);
-            let now = (clock.monotonic(), cpu(child.id())?);
-            if delivered > 0.0 && begin.is_none() {
-                begin = Some((now, delivered));
-            }
-            if let Some(((begun, used), before)) = begin
-                && delivered >= as_f64(self.options.records)
-            {
-                // What was delivered before the first look is not in the time.
-                let share = as_f64(self.options.records) / (delivered - before);
-                return Ok(Took {
-                    seconds: (now.0 - begun).as_secs_f64() * share,
-                    cpu_seconds: (now.1 - used).as_secs_f64() * share,
-                });
-            }
-        }
-        bail!("the processor did not deliver everything")
+    /// The floor and the deliverer to the same sink: the server that is a floor itself, without TLS.
+    async fn http(&self, round: usize) -> Result<(Took, Took)> {
+        let receiver = ports::free();
+        let log = self.ground.dir.join("receiver.log");
+        let floor = environment::binary("floor")?;
+        let listens = ["serve", "--listen", &receiver.to_string()].map(str::to_owned);
+        let sink = Process::start(Command::new(&floor).args(listens), &log, receiver).await?;
+        let Options { records, payload_bytes, .. } = *self.ground.options;
+        let mut posting = Command::new(&floor);
+        posting.args(["post", "--receiver", &receiver.to_string(), "--records", &records.to_string()]);
+        posting.args(["--body-bytes", &payload_bytes.to_string(), "--connections", &self.concurrency.to_string()]);
+        let post = took(&mut posting)?;
+        let settings = format!(
+            "url = \"http://{receiver}/hook\"\nsecret = \"secrets/sink-http-{round}.whsec\"\ndanger_plain_http = true\n\
+             concurrency = {}",
+            self.concurrency
+        );
+        let http = self.processor("http", round, &settings).await?;
+        sink.stop()?;
+        Ok((post, http))
     }
+}
 
-    fn tell(&self, times: &BTreeMap<&str, Vec<Took>>) -> Result<()> {
-        let median = |pick: fn(&Took) -> f64, name: &str| {
-            let mut values: Vec<f64> = times[name].iter().map(pick).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let records = as_f64(self.options.records);
-        let row = |name: &'static str| {
-            let (seconds, cpu) = (median(|took| took.seconds, name), median(|took| took.cpu_seconds, name));
-            (name, records / seconds, cpu / records * 1e6)
-        };
-        let rows = [COPY, OPEN, KAFKA, FILE].map(row);
-        if self.options.json {
-            let of = |name: &str| rows.iter().find(|row| row.0 == name).map_or((0.0, 0.0), |row| (row.1, row.2));
-            let (copy, open, kafka, file) = (of(COPY), of(OPEN), of(KAFKA), of(FILE));
-            let object = serde_json::json!({
-                "records": self.options.records,
-                "deliverer_kafka_rate_vs_copy": kafka.0 / copy.0,
-                "deliverer_file_rate_vs_copy": file.0 / copy.0,
-                "deliverer_kafka_cpu_vs_floor": kafka.1 / open.1,
-                "deliverer_file_cpu_vs_floor": file.1 / open.1,
-                "copy_records_per_second": copy.0, "open_records_per_second": open.0,
-                "kafka_records_per_second": kafka.0, "file_records_per_second": file.0,
-                "copy_cpu_us": copy.1, "open_cpu_us": open.1, "kafka_cpu_us": kafka.1, "file_cpu_us": file.1,
-            });
-            println!("{object}");
-            return Ok(());
-        }
-        let mut table = Table::new();
-        table.set_header(["medians", "records/s", "CPU µs per record", "rate ÷ copy", "CPU ÷ open"]);
-        for (name, rate, cpu) in rows {
-            table.add_row([
-                name.to_owned(),
-                format!("{rate:.0}"),
-                format!("{cpu:.1}"),
-                format!("{:.2}", rate / rows[0].1),
-                format!("{:.2}", cpu / rows[1].2),
-            ]);
-        }
-        println!("{table}");
-        Ok(())
+/// Where a configured processor has its metrics.
+fn admin_of(config: &Path) -> Result<std::net::SocketAddr> {
+    Ok(processor::config::Config::load(Some(config), std::iter::empty())?.admin.address)
+}
+
+fn tell(options: &Options, times: &BTreeMap<&str, Vec<Took>>) {
+    let records = options.records;
+    let cpu = |name: &str| cpu_us(&times[name], records);
+    let rates = |name: &str| rate(&times[name], records);
+    // Each beside the floor that does the same for its sink.
+    let floors = [(COPY, COPY), (OPEN, OPEN), (KAFKA, OPEN), (FILE, OPEN), (POST, POST), (HTTP, POST)];
+    let mut table = Table::new();
+    table.set_header(["medians", "records/s", "CPU µs per record", "CPU ÷ its floor", "rate ÷ copy"]);
+    for (name, floor) in floors {
+        table.add_row([
+            name.to_owned(),
+            shown(rates(name)),
+            shown(median(cpu(name))),
+            shown(ratio(&cpu(name), &cpu(floor))),
+            shown(rates(name) / rates(COPY)),
+        ]);
     }
+    if !options.json {
+        println!("{table}");
+        return;
+    }
+    eprintln!("{table}");
+    let raw = |name: &str| serde_json::json!({ "records_per_second": rates(name), "cpu_us": median(cpu(name)), "cpu_us_each": cpu(name) });
+    let object = serde_json::json!({
+        "deliverer_kafka_cpu_vs_floor": ratio(&cpu(KAFKA), &cpu(OPEN)),
+        "deliverer_file_cpu_vs_floor": ratio(&cpu(FILE), &cpu(OPEN)),
+        "deliverer_http_cpu_vs_floor": ratio(&cpu(HTTP), &cpu(POST)),
+        "deliverer_kafka_rate_vs_copy": rates(KAFKA) / rates(COPY),
+        "deliverer_file_rate_vs_copy": rates(FILE) / rates(COPY),
+        "deliver": {
+            "records": records, "payload_bytes": options.payload_bytes, "partitions": options.partitions,
+            "rounds": options.rounds, "copy_floor": raw(COPY), "open_floor": raw(OPEN), "post_floor": raw(POST),
+            "kafka": raw(KAFKA), "file": raw(FILE), "http": raw(HTTP),
+        },
+    });
+    println!("{object}");
 }

@@ -13,6 +13,7 @@ use clap::Parser;
 use common::clock::Clock;
 use common::kafka::admin::Admin;
 use common::kafka::client::KafkaConfig;
+use common::topics::Topic;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{ClientConfig, Offset};
@@ -125,7 +126,8 @@ path = "out.jsonl"
     /// Records as the router makes them; what is in them is not looked at when partitions are opened.
     async fn fill(&self) -> Result<()> {
         let body = vec![b'x'; self.options.value_bytes];
-        let events = Events { topic: EVENTS, partitions: self.options.partitions, source: SOURCE.parse()? };
+        let events =
+            Events { role: Topic::Events, topic: EVENTS, partitions: self.options.partitions, source: SOURCE.parse()? };
         events.fill(&self.kafka, &self.materials, self.options.ids, |_| Ok(&body)).await
     }
 

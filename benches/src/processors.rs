@@ -1,0 +1,194 @@
+//! The shipped `processor` beside the floors: topics that both read, and what each took.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::clock::Clock;
+use common::id::SourceId;
+use common::kafka::admin::{Admin, TopicSpec};
+use common::kafka::client::KafkaConfig;
+use common::topics::Topic;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::answer::{get, metric};
+use tests::environment;
+use tests::materials::Materials;
+use tests::wait::until;
+
+use crate::events::Events;
+use crate::floor::Took;
+use crate::usage::{as_f64, cpu};
+
+/// The name of the one source.
+pub const SOURCE: &str = "acme";
+/// How long one run may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What all runs have in common.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Records in each run
+    #[arg(long, default_value_t = 300_000)]
+    pub records: u64,
+    /// Bytes of each event's payload
+    #[arg(long, default_value_t = 1024)]
+    pub payload_bytes: usize,
+    /// Partitions of each topic
+    #[arg(long, default_value_t = 8)]
+    pub partitions: u32,
+    /// How often each contender runs
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A folder with keys, and a Kafka with the topics of one prefix.
+pub struct Ground<'a> {
+    /// See there.
+    pub options: &'a Options,
+    /// The folder.
+    pub dir: &'a Path,
+    /// What the topics' names begin with.
+    pub prefix: String,
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+    materials: Materials,
+    admin: Admin,
+}
+
+impl<'a> Ground<'a> {
+    /// Makes keys.
+    pub fn new(options: &'a Options, dir: &'a Path, prefix: &str, sinks: &[&str]) -> Result<Self> {
+        let kafka = environment::kafka()?;
+        let materials = Materials::create(dir, [SOURCE], sinks.iter().copied())?;
+        let prefix = prefix.to_owned();
+        Ok(Self { options, dir, prefix, admin: Admin::new(&kafka)?, kafka, materials })
+    }
+
+    /// Writes a processor's configuration, which ends with `rest`, and makes its topics.
+    pub fn configure(&self, name: &str, admin: SocketAddr, rest: &str) -> Result<PathBuf> {
+        let text = format!(
+            r#"data.dir = "data-{name}"
+admin.address = "{admin}"
+kafka.bootstrap = "{}"
+topics = {{ prefix = "{}", partitions = {}, danger_single_broker = true }}
+[pipeline]
+edge_keys = [{{ id = "edge-1", file = "secrets/edge-1.key" }}]
+core_keys = [{{ id = "core-1", file = "secrets/core-1.key" }}]
+id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
+{rest}"#,
+            self.kafka.bootstrap, self.prefix, self.options.partitions
+        );
+        let path = self.dir.join(format!("{name}.toml"));
+        std::fs::write(&path, text)?;
+        let create = ["topics", "create", "--config"];
+        let made = Command::new(environment::binary("sealstream")?).args(create).arg(&path).output()?;
+        ensure!(made.status.success(), "creating topics: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(path)
+    }
+
+    /// The name of one of the pipeline's topics.
+    pub fn topic(&self, role: &Topic) -> Result<String> {
+        Ok(role.name(&self.prefix.parse()?))
+    }
+
+    /// Fills one of the pipeline's topics, which is there, with sealed events.
+    pub async fn fill(&self, role: Topic) -> Result<()> {
+        let Options { records, payload_bytes, partitions, .. } = *self.options;
+        let key = self.materials.sealing_key(SOURCE)?;
+        let body = |id: &str| {
+            let mut payload = format!(r#"{{"id":"{id}","type":"order.paid","text":""#);
+            payload.extend(std::iter::repeat_n('x', payload_bytes.saturating_sub(payload.len() + 2)));
+            payload.push_str(r#""}"#);
+            Ok(open::seal_native(&key, payload.as_bytes())?.body)
+        };
+        let source: SourceId = SOURCE.parse()?;
+        let topic = self.topic(&role)?;
+        Events { role, topic: &topic, partitions, source }.fill(&self.kafka, &self.materials, records, body).await
+    }
+
+    /// Makes a topic to be written to.
+    pub async fn output(&self, name: &str) -> Result<String> {
+        let name = format!("{}.out.{name}", self.prefix);
+        let partitions = self.options.partitions.try_into()?;
+        let settings = BTreeMap::from([("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())]);
+        self.admin.create(&TopicSpec { name: name.clone(), partitions, replication: 1, settings }).await?;
+        Ok(name)
+    }
+
+    /// Removes a topic.
+    pub async fn remove(&self, topic: String) -> Result<()> {
+        Ok(self.admin.delete(&[topic]).await?)
+    }
+
+    /// Removes every topic of a configuration.
+    pub async fn remove_all(&self, config: &Path) -> Result<()> {
+        let config = processor::config::Config::load(Some(config), std::iter::empty())?;
+        let topics: Vec<_> = processor::topics::specs(&config).into_iter().map(|spec| spec.name).collect();
+        Ok(self.admin.delete(&topics).await?)
+    }
+
+    /// Runs the loop that reads `input` and writes to a topic of this name. `words` say what it does with each record.
+    pub async fn consume(&self, input: &Topic, name: &str, words: &[&str]) -> Result<Took> {
+        let (input, output) = (self.topic(input)?, self.output(name).await?);
+        let mut command = Command::new(environment::binary("floor")?);
+        command.args(["consume", "--input", &input, "--output", &output]);
+        command.args(["--records", &self.options.records.to_string()]);
+        command.args(["--partitions", &self.options.partitions.to_string()]);
+        command.args(words).arg("--dir").arg(self.dir);
+        let took = took(&mut command)?;
+        self.remove(output).await?;
+        Ok(took)
+    }
+
+    /// Runs a processor until it has ended all records of a lane with an outcome. The time is from the first record that was
+    /// counted to the last, as its own metrics say, looked at every 10 ms.
+    pub async fn processor(&self, config: &Path, admin: SocketAddr, lane: &str, outcome: &str) -> Result<Took> {
+        let log = std::fs::File::create(config.with_extension("log"))?;
+        let program = environment::binary("processor")?;
+        let mut child = Command::new(program).arg("--config").arg(config).stderr(log).spawn()?;
+        let took = self.watch(child.id(), admin, &[("lane", lane), ("outcome", outcome)]).await;
+        kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+        let status = tokio::task::block_in_place(|| child.wait())?;
+        let took = took.with_context(|| format!("the log is in {}", self.dir.display()))?;
+        ensure!(status.success(), "the processor ended with {status}");
+        Ok(took)
+    }
+
+    async fn watch(&self, pid: u32, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<Took> {
+        let clock = Clock::system();
+        let records = as_f64(self.options.records);
+        let mut begin = None;
+        until("the processor has ended every record", DEADLINE, async || {
+            // Not up yet.
+            let Ok((200, text)) = get(admin, "/metrics").await else { return Ok(None) };
+            let ended = metric(&text, "processor_records_total", labels);
+            let now = (clock.monotonic(), cpu(pid)?);
+            if ended > 0.0 && begin.is_none() {
+                begin = Some((now, ended));
+            }
+            let Some(((begun, used), before)) = begin.filter(|_| ended >= records) else { return Ok(None) };
+            ensure!(before < ended, "all records were ended before the first look: take more of them");
+            // What was ended before the first look is not in the time.
+            let share = records / (ended - before);
+            Ok(Some(Took {
+                seconds: (now.0 - begun).as_secs_f64() * share,
+                cpu_seconds: (now.1 - used).as_secs_f64() * share,
+            }))
+        })
+        .await
+    }
+}
+
+/// Runs a floor to its end.
+pub fn took(command: &mut Command) -> Result<Took> {
+    let ran = tokio::task::block_in_place(|| command.stderr(Stdio::inherit()).output())?;
+    ensure!(ran.status.success(), "the floor failed: {}", ran.status);
+    Ok(serde_json::from_slice(&ran.stdout)?)
+}
