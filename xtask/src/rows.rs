@@ -18,7 +18,7 @@ const SOURCES: &str = "ingest/src";
 const PAGE: &str = "docs/answers.md";
 
 /// Options of `rows`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
     /// One JSON document instead of a table
     #[arg(long)]
