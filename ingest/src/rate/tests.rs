@@ -222,10 +222,10 @@ fn run(seed: u64, exchanging: bool) -> (f64, f64) {
     let (mut whole_at, mut highest) = (Duration::ZERO, Duration::ZERO);
     for now_ms in 0..4000 {
         let now = START + Duration::from_millis(now_ms);
-        for at in 0..nodes.len() {
-            let before = nodes[at].admitted_ms.len();
-            nodes[at].step(now_ms, &mut store, delay_max_ms, &mut state);
-            for _ in before..nodes[at].admitted_ms.len() {
+        for node in &mut nodes {
+            let before = node.admitted_ms.len();
+            node.step(now_ms, &mut store, delay_max_ms, &mut state);
+            for _ in before..node.admitted_ms.len() {
                 whole_at = whole_at.max(now) + interval;
             }
         }

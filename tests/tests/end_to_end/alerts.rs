@@ -57,7 +57,9 @@ fn parts(selector: &str) -> (&str, Vec<Vec<(String, String)>>) {
         let (label, value) = matcher.split_once('=').expect("a matcher has a value");
         let values = value.trim_start_matches('~').trim_matches('"');
         let each = values.split('|').map(|value| (label.to_owned(), value.to_owned()));
-        all = each.flat_map(|pair| all.iter().map(move |known| [&known[..], std::slice::from_ref(&pair)].concat())).collect();
+        all = each
+            .flat_map(|pair| all.iter().map(move |known| [&known[..], std::slice::from_ref(&pair)].concat()))
+            .collect();
     }
     (name, all)
 }
