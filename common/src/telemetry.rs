@@ -17,6 +17,12 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 /// Upper bounds of the buckets of every histogram of bytes: up to the largest body that can be configured.
 const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
 
+/// Upper bounds of the buckets of a difference of clocks, in seconds, which has a sign.
+const SKEW_SECONDS: [f64; 15] =
+    [-300.0, -60.0, -30.0, -10.0, -5.0, -2.0, -1.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+/// The histogram that has those.
+const SKEW: &str = "ingest_clock_skew_seconds";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,6 +103,7 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SKEW.into()), &SKEW_SECONDS))
             .expect("the bucket lists are not empty")
             .build_recorder();
         Self { handle: recorder.handle(), recorder: Arc::new(recorder) }
@@ -160,7 +167,10 @@ mod tests {
             metrics::counter!("edge_total_other").increment(100);
             metrics::gauge!("level").set(1.5);
             metrics::histogram!("wait_seconds").record(0.02);
+            metrics::histogram!(SKEW).record(-7.0);
         });
+        assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-10")]), 0.0);
+        assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-5")]), 1.0);
         assert_eq!(metrics.value("edge_total", &[]), 15.0);
         assert_eq!(metrics.value("edge_total", &[("outcome", "ok")]), 5.0);
         assert_eq!(metrics.value("edge_total", &[("source", "b"), ("outcome", "ok")]), 3.0);

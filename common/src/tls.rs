@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use crate::config::ConfigPath;
 
 /// The versions that are spoken.
 pub static VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
@@ -135,16 +137,36 @@ pub fn server_config_for(
     Ok(Arc::new(config))
 }
 
+/// A client's configuration that trusts the authorities in a PEM file, or the system's where no file is named.
+pub fn client_config(ca: &ConfigPath) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match ca.if_set() {
+        Some(path) => authorities(path)?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
+        }
+    };
+    let unusable = |cause| TlsError::Authority { path: ca.as_path().into(), cause };
+    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS).map_err(unusable)?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
 fn verifier(clients: Clients<'_>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(clients.ca)? {
-        let authority = |cause| TlsError::Authority { path: clients.ca.into(), cause };
-        roots.add(certificate).map_err(authority)?;
-    }
+    let roots = authorities(clients.ca)?;
     let crls = clients.crl.map(revocation_lists).transpose()?.unwrap_or_default();
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).with_crls(crls);
     let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|cause| TlsError::Clients { ca: clients.ca.into(), cause })
+}
+
+/// The authorities in a PEM file, at least one.
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|cause| TlsError::Authority { path: path.into(), cause })?;
+    }
+    Ok(roots)
 }
 
 /// Every revocation list in a PEM file, at least one.

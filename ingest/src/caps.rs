@@ -42,16 +42,21 @@ impl Caps {
         self.per_network.store(after.connections_per_ip_max, Ordering::Relaxed);
     }
 
-    /// A place for one more connection from `network`, or how to count the one that finds none.
-    pub(crate) fn take(&self, network: Network) -> Result<Slot, ConnectionOutcome> {
-        let all = self.all.clone().try_acquire_owned().map_err(|_| ConnectionOutcome::OverCap)?;
+    /// A place for one more connection, from wherever it is, or how to count the one that finds none.
+    pub(crate) fn enter(&self) -> Result<Entry, ConnectionOutcome> {
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| ConnectionOutcome::OverCap)?;
+        Ok(Entry { _permit: permit })
+    }
+
+    /// The same place, now among the connections from `network`.
+    pub(crate) fn settle(&self, entry: Entry, network: Network) -> Result<Slot, ConnectionOutcome> {
         let mut counts = self.counts.lock();
         let count = counts.entry(network).or_insert(0);
         if *count >= self.per_network.load(Ordering::Relaxed) {
             return Err(ConnectionOutcome::OverNetworkCap);
         }
         *count += 1;
-        Ok(Slot { network, counts: self.counts.clone(), _all: all })
+        Ok(Slot { network, counts: self.counts.clone(), _entry: entry })
     }
 
     /// Waits for a place among the handshakes.
@@ -60,18 +65,16 @@ impl Caps {
     }
 }
 
+/// The place of a connection of which nobody knows yet whom it counts for; given back when it is dropped.
+pub(crate) struct Entry {
+    _permit: OwnedSemaphorePermit,
+}
+
 /// A connection's place; given back when it is dropped.
 pub(crate) struct Slot {
     network: Network,
     counts: Counts,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Slot {
-    /// Whom the connection counts for.
-    pub(crate) fn network(&self) -> Network {
-        self.network
-    }
+    _entry: Entry,
 }
 
 impl Drop for Slot {
@@ -99,13 +102,13 @@ mod tests {
         limits.connections_per_ip_max = 2;
         let caps = Caps::new(&limits);
         let network = |last| Network::from(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
-        let held: Vec<Slot> =
-            [1, 1, 2].into_iter().map(|last| caps.take(network(last)).unwrap_or_else(|_| panic!())).collect();
-        assert_eq!(caps.take(network(3)).err(), Some(ConnectionOutcome::OverCap));
-        drop(held.into_iter().last());
-        assert_eq!(caps.take(network(1)).map(|slot| slot.network()), Ok(network(1)), "everything came back");
-        let two = [caps.take(network(1)), caps.take(network(1))];
-        assert_eq!(caps.take(network(1)).err(), Some(ConnectionOutcome::OverNetworkCap));
+        let take = |last| caps.enter().and_then(|entry| caps.settle(entry, network(last)));
+        let held: Vec<Slot> = [1, 1, 2].into_iter().map(|last| take(last).unwrap_or_else(|_| panic!())).collect();
+        assert_eq!(take(3).err(), Some(ConnectionOutcome::OverCap));
+        drop(held);
+        assert!(take(1).is_ok(), "everything came back");
+        let two = [take(1), take(1)];
+        assert_eq!(take(1).err(), Some(ConnectionOutcome::OverNetworkCap));
         drop(two);
         assert!(caps.counts.lock().is_empty());
         assert_eq!(caps.all.available_permits(), 3);

@@ -14,10 +14,13 @@ use common::pin::Pin;
 use common::signature::{SIGNATURES_MAX, Window};
 use common::telemetry::LogConfig;
 use common::topics::Prefix;
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::rate::ENTRY_BYTES_MAX;
 use crate::scheme::Scheme;
 use crate::server::connection_bytes_max;
+
 /// Most secrets of one source, whether they are accepted now, were once, or will be: each is worked through for every request
 /// to the source's path.
 const SECRETS_MAX: usize = 4 * SIGNATURES_MAX;
@@ -71,6 +74,10 @@ pub struct Listen {
     pub client_crl: ConfigPath,
     /// Whether a client needs a certificate.
     pub client_certificate: ClientCertificate,
+    /// Load balancers that say for whom they connect.
+    pub proxy_protocol: ProxyProtocol,
+    /// HTTP proxies that say for whom they ask.
+    pub forwarded: Forwarded,
 }
 
 /// Whether a client needs a certificate, where there is a `client_ca`.
@@ -81,6 +88,35 @@ pub enum ClientCertificate {
     Required,
     /// Only those of sources that have pins.
     Optional,
+}
+
+/// `listen.proxy_protocol`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// From where a header is required. Empty: from nowhere.
+    pub trusted: Vec<IpNet>,
+}
+
+/// `listen.forwarded`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forwarded {
+    /// The header that is read.
+    pub header: ForwardedHeader,
+    /// From where it is believed. Empty: from nowhere.
+    pub trusted: Vec<IpNet>,
+}
+
+/// A header by which proxies say for whom they ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum ForwardedHeader {
+    /// What most proxies write.
+    #[serde(rename = "x-forwarded-for")]
+    XForwardedFor,
+    /// RFC 7239.
+    #[serde(rename = "forwarded")]
+    Forwarded,
 }
 
 /// `[reload]`
@@ -164,6 +200,12 @@ pub struct Limits {
     pub frames_without_request_max: u64,
     /// Requests between their head and their answer.
     pub requests_in_flight_max: usize,
+    /// Per network; 0 for no limit.
+    pub failed_authentications_per_second: u32,
+    /// At once; 0 for a second's worth.
+    pub failed_authentications_burst: u32,
+    /// Verifications at once of a network that is over that limit.
+    pub failing_verifications_max: usize,
 }
 
 /// `[rate]`
@@ -176,6 +218,48 @@ pub struct Rate {
     pub burst: u32,
     /// Entries in the table.
     pub addresses_max: usize,
+    /// Whether nodes share budgets.
+    pub store: RateStore,
+    /// `[rate.redis]`
+    pub redis: RateRedis,
+}
+
+/// Where budgets are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateStore {
+    /// In this process.
+    Memory,
+    /// In this process and, shared with other nodes, in Redis.
+    Redis,
+}
+
+/// `[rate.redis]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateRedis {
+    /// `host:port`.
+    pub address: String,
+    /// The database's number.
+    pub database: u32,
+    /// Empty for the default user.
+    pub username: String,
+    /// Empty for no password.
+    pub password_file: SecretFile,
+    /// What keys begin with.
+    pub prefix: String,
+    /// `[rate.redis.tls]`
+    pub tls: RateRedisTls,
+}
+
+/// `[rate.redis.tls]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateRedisTls {
+    /// Whether to use TLS.
+    pub enabled: bool,
+    /// PEM file of the authorities to trust instead of the system's; empty for the system's.
+    pub ca: ConfigPath,
 }
 
 /// `[drain]`
@@ -248,6 +332,10 @@ pub struct Source {
     pub tolerance: Duration,
     /// Its secrets.
     pub secrets: Vec<SourceSecret>,
+    /// Accepted requests; 0 for no limit.
+    pub requests_per_second: u32,
+    /// At once; 0 for a second's worth.
+    pub burst: u32,
     /// The keys that its senders' client certificates may have; empty if they need none.
     pub pins: Vec<Pin>,
 }
@@ -264,6 +352,7 @@ impl Config {
         let paths = [certificate, key, client_ca, client_crl].into_iter().filter_map(ConfigPath::if_set);
         let secrets = self.source.values().flat_map(|source| &source.secrets).map(|secret| &secret.file);
         let secrets = secrets.chain([&self.pipeline.edge_key.file]).map(SecretFile::as_path);
+        let paths = paths.chain(self.rate.files());
         paths.chain(secrets).map(Path::to_owned).chain(self.kafka.files()).collect()
     }
 
@@ -276,6 +365,7 @@ impl Config {
             ("kafka.bootstrap", self.kafka.bootstrap != running.kafka.bootstrap),
             ("topics.prefix", self.topics.prefix != running.topics.prefix),
             ("publish", self.publish != running.publish),
+            ("rate", self.rate.needs_start(&running.rate)),
             ("drain", self.drain != running.drain),
             ("reload.interval", self.reload != running.reload),
         ];
@@ -283,7 +373,8 @@ impl Config {
     }
 
     /// What senders can make ingest keep in memory, in bytes, whatever they do: bodies of requests in flight, records that
-    /// wait for the broker, and connections that each fill everything that they may. The process itself comes on top.
+    /// wait for the broker, connections that each fill everything that they may, and tables of addresses. The process itself
+    /// comes on top.
     pub fn memory_bytes_max(&self) -> u64 {
         /// What Kafka's client keeps for a record beside the record.
         const QUEUED_RECORD_BYTES: u64 = 1024;
@@ -291,7 +382,10 @@ impl Config {
         let bodies = limits.requests_in_flight_max as u64 * limits.body_bytes_max.as_u64();
         let queue = publish.queue_bytes.as_u64() + u64::from(publish.queue_records) * QUEUED_RECORD_BYTES;
         let connections = limits.connections_max as u64 * connection_bytes_max(limits);
-        bodies + queue + connections
+        let tables =
+            u64::from(self.rate.requests_per_minute > 0) + u64::from(limits.failed_authentications_per_second > 0);
+        let addresses = tables * self.rate.addresses_max as u64 * ENTRY_BYTES_MAX;
+        bodies + queue + connections + addresses
     }
 }
 
@@ -311,7 +405,7 @@ impl Check for Config {
         require(!self.source.is_empty(), "source", "at least one source is required: [source.<name>]");
         self.publish.check(&mut require);
         self.limits.check(&mut require);
-        require(self.rate.addresses_max >= 1024, "rate.addresses_max", "must be at least 1024");
+        self.rate.check(&mut require);
         require(
             self.limits.body_deadline + self.publish.ack_deadline < self.drain.deadline,
             "drain.deadline",
@@ -376,6 +470,7 @@ impl Limits {
             ("limits.connections_max", self.connections_max),
             ("limits.connections_per_ip_max", self.connections_per_ip_max),
             ("limits.requests_in_flight_max", self.requests_in_flight_max),
+            ("limits.failing_verifications_max", self.failing_verifications_max),
         ] {
             require((1..=1_000_000).contains(&count), key, "must be from 1 to 1000000");
         }
@@ -383,6 +478,46 @@ impl Limits {
         require(self.streams_per_connection_max > 0, "limits.streams_per_connection_max", "must not be 0");
         let frames = self.frames_without_request_max;
         require(frames >= 100, "limits.frames_without_request_max", "must be at least 100");
+    }
+}
+
+impl Rate {
+    /// Whether this can only take effect at a start: what nodes share is set up once.
+    pub(crate) fn needs_start(&self, running: &Self) -> bool {
+        self != running && [self, running].iter().any(|rate| rate.store == RateStore::Redis)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let RateRedis { password_file, tls, .. } = &self.redis;
+        let files = [password_file.as_path(), tls.ca.as_path()].into_iter();
+        files.filter(|file| self.store == RateStore::Redis && !file.as_os_str().is_empty())
+    }
+
+    fn check(&self, require: &mut Require<'_>) {
+        require(self.addresses_max >= 1024, "rate.addresses_max", "must be at least 1024");
+        // More would not fit the numbers that are kept.
+        let day = u64::from(self.requests_per_minute) * 24 * 60;
+        require(
+            self.requests_per_minute == 0 || u64::from(self.burst) <= day,
+            "rate.burst",
+            "must be at most a day's worth of rate.requests_per_minute",
+        );
+        let redis = &self.redis;
+        let used = self.store == RateStore::Redis;
+        let has_port =
+            redis.address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        require(!used || has_port, "rate.redis.address", "must be host:port");
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':');
+        require(
+            (1..=64).contains(&redis.prefix.len()) && redis.prefix.bytes().all(plain),
+            "rate.redis.prefix",
+            "must be 1 to 64 letters, digits, '.', '_', '-' and ':'",
+        );
+        require(
+            redis.username.is_empty() || !redis.password_file.is_empty(),
+            "rate.redis.password_file",
+            "is required with rate.redis.username",
+        );
     }
 }
 
@@ -466,6 +601,37 @@ mod tests {
             ("publish.queue_bytes = \"2MiB\"", "publish.queue_bytes = \"1MiB\"", "publish.queue_bytes"),
             ("publish.ack_deadline = \"1s\"", "publish.ack_deadline = \"999ms\"", "publish.ack_deadline"),
             ("rate.addresses_max = 1024", "rate.addresses_max = 1023", "rate.addresses_max"),
+            (
+                "rate = { requests_per_minute = 1, burst = 1440 }",
+                "rate = { requests_per_minute = 1, burst = 1441 }",
+                "rate.burst",
+            ),
+            (
+                "rate = { store = \"redis\", redis.address = \"[::1]:6379\" }",
+                "rate = { store = \"redis\", redis.address = \"localhost\" }",
+                "rate.redis.address",
+            ),
+            ("rate.redis.prefix = \"a.b_c-d:e\"", "rate.redis.prefix = \"a b\"", "rate.redis.prefix"),
+            (
+                "rate.redis = { username = \"u\", password_file = \"p\" }",
+                "rate.redis.username = \"u\"",
+                "rate.redis.password_file",
+            ),
+            (
+                "limits.failing_verifications_max = 1",
+                "limits.failing_verifications_max = 0",
+                "limits.failing_verifications_max",
+            ),
+            (
+                "listen.proxy_protocol.trusted = [\"10.0.0.0/8\", \"2001:db8::/32\"]",
+                "listen.proxy_protocol.trusted = [\"10.0.0.0/33\"]",
+                "listen.proxy_protocol.trusted[0]",
+            ),
+            (
+                "listen.forwarded.header = \"forwarded\"",
+                "listen.forwarded.header = \"x-real-ip\"",
+                "listen.forwarded.header",
+            ),
             ("source.acme.tolerance = \"30s\"", "source.acme.tolerance = \"29s\"", "source.acme.tolerance"),
             ("source.acme.tolerance = \"15m\"", "source.acme.tolerance = \"901s\"", "source.acme.tolerance"),
             ("source.acme.tolerance = \"31s\"", "source.acme.tolerance = \"30s 1ms\"", "source.acme.tolerance"),
@@ -499,6 +665,8 @@ mod tests {
         assert_eq!(bound(|config| config.limits.requests_in_flight_max = 11) - plain, 256 * 1024);
         assert_eq!(bound(|config| config.limits.body_bytes_max = ByteSize::kib(257)) - plain, 10 * 1024);
         assert_eq!(bound(|config| config.publish.queue_bytes = ByteSize::kib(256 * 1024 + 1)) - plain, 1024);
+        assert_eq!(bound(|config| config.rate.addresses_max += 1) - plain, ENTRY_BYTES_MAX);
+        assert_eq!(bound(|config| config.rate.requests_per_minute = 1) - plain, 100_000 * ENTRY_BYTES_MAX);
         assert!(bound(|config| config.limits.connections_max = 11) > plain);
         assert!(bound(|config| config.limits.head_bytes_max = ByteSize::kib(17)) > plain);
         assert!(bound(|config| config.limits.streams_per_connection_max = 65) > plain);

@@ -24,10 +24,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::metrics::{EdgeMetrics, Outcome};
 use crate::publish::Publisher;
+use crate::rate::exchange::{Exchange, Store};
 use crate::refusal::{Answer, Refusal};
 use crate::settings::Settings;
 use crate::stage::admitted::Admitted;
 use crate::stage::authenticated::Authenticated;
+use crate::stage::charged::Charged;
 use crate::stage::fresh::Fresh;
 use crate::stage::raw::{Client, RawRequest};
 use crate::stage::record::Record;
@@ -39,6 +41,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) struct Edge {
     /// What is in effect.
     settings: ArcSwap<Settings>,
+    /// Where nodes share their rate limiter's budgets, by what is in effect.
+    store: Option<Arc<ArcSwap<Store>>>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) publisher: Publisher,
     pub(crate) clock: Clock,
@@ -66,6 +70,7 @@ impl Edge {
         clock: Clock,
     ) -> Result<Self, ClientError> {
         Ok(Self {
+            store: settings.store.clone().map(|store| Arc::new(ArcSwap::from_pointee(store))),
             in_flight: Arc::new(Semaphore::new(settings.limits.requests_in_flight_max)),
             settings: ArcSwap::from_pointee(settings),
             publisher: Publisher::new(&config.kafka, &config.topics.prefix, &config.publish, &clock)?,
@@ -82,9 +87,18 @@ impl Edge {
         self.settings.load_full()
     }
 
+    /// What shares the rate limiter's budgets with other nodes, if any do.
+    pub(crate) fn exchange(&self) -> Option<Exchange> {
+        let (limiter, store) = (self.settings().rate.clone()?, self.store.clone()?);
+        Some(Exchange::new(limiter, store, self.metrics.rate.clone(), self.clock.clone()))
+    }
+
     /// Lets this take effect: for every request whose body is not complete yet, and for all that come.
     pub(crate) fn apply(&self, settings: Settings, group: &Group) {
         let next = settings.limits.requests_in_flight_max;
+        if let (Some(in_effect), Some(store)) = (&self.store, &settings.store) {
+            in_effect.store(Arc::new(store.clone()));
+        }
         let before = self.settings.swap(Arc::new(settings));
         resize(&self.in_flight, before.limits.requests_in_flight_max, next, group);
     }
@@ -144,7 +158,11 @@ impl Edge {
         let authenticated = Authenticated::authenticate(admitted, self).await?;
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
         let record = Record::seal(fresh, &self.settings().keys, self.clock.unix_ms())?;
-        self.publisher.publish(record, &self.metrics).await
+        let charged = Charged::charge(record, self.clock.monotonic())?;
+        let source = charged.source().clone();
+        let published = self.publisher.publish(charged, &self.metrics).await;
+        // No refusal costs a source anything.
+        published.inspect_err(|_| source.limit.give_back())
     }
 }
 

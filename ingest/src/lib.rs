@@ -11,10 +11,14 @@
 mod caps;
 pub mod config;
 mod edge;
+mod failures;
+mod forwarded;
 mod frames;
 mod metrics;
 mod network;
+mod proxy_protocol;
 mod publish;
+mod quota;
 mod rate;
 mod refusal;
 mod scheme;
@@ -45,7 +49,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use metrics::{ConnectionOutcome, Outcome};
+pub use metrics::{ConnectionOutcome, HandshakeFailure, Limit, Outcome, VerificationFailure};
 pub use scheme::Scheme;
 
 use edge::Edge;
@@ -186,6 +190,9 @@ pub async fn start_from(
 
     let listening = CancellationToken::new();
     group.spawn("ingest_listener", server.clone().listen(listener, listening.clone()));
+    if let Some(exchange) = edge.exchange() {
+        group.spawn("ingest_rate_exchange", exchange.run(group.token()));
+    }
     group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.clone()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();

@@ -10,6 +10,12 @@
 //! | `ingest_verified_total` | `source`, `secret`: configured names. Shows which secrets are still in use |
 //! | `ingest_connections_total` | `outcome`: see [`ConnectionOutcome`]. Every accepted connection is counted exactly once |
 //! | `ingest_connections_open` | none |
+//! | `ingest_handshake_failures_total` | `reason`: see [`HandshakeFailure`]. Connections that ended `handshake_failed`, by what was wrong |
+//! | `ingest_verification_failures_total` | `path`: a configured path; `source`: a configured name where a signature has shown it, else empty; `reason`: see [`VerificationFailure`] |
+//! | `ingest_clock_skew_seconds` | `source`: our clock less the time that was signed, of every request with a valid signature |
+//! | `ingest_rate_limited_total` | `limit`: see [`Limit`]; `source`: a configured name for the limit `source`, else empty |
+//! | `ingest_rate_exchanges_total` | `outcome`: `done`, or `failed` for each time that Redis was out of reach and this node went on by itself |
+//! | `ingest_rate_exchange_seconds` | none: from a report to Redis to its answer |
 //! | `ingest_config_…`, `ingest_certificate_expiry_timestamp_seconds` | see [`common::reload`] |
 //!
 //! Handles are made once, at the start, and belong to the registry that they were made in.
@@ -20,6 +26,7 @@ use common::clock::Clock;
 use common::id::{KeyId, SourceId};
 use common::telemetry::Metrics;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use rustls::PeerIncompatible;
 
 macro_rules! outcomes {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -60,7 +67,7 @@ outcomes! {
         NotFound = "not_found",
         /// Not a POST.
         MethodNotAllowed = "method_not_allowed",
-        /// Too many requests from this address to this path.
+        /// Too many requests from this address to this path, or too many of them with wrong signatures.
         RateLimited = "rate_limited",
         /// Not a content type that the source sends.
         UnsupportedMediaType = "unsupported_media_type",
@@ -92,6 +99,8 @@ outcomes! {
         InvalidCiphertext = "invalid_ciphertext",
         /// Not a nonce, or not the one in the header.
         InvalidNonce = "invalid_nonce",
+        /// Right in everything, but too many of this source.
+        SourceRateLimited = "source_rate_limited",
         /// Kafka did not take it, or we are full.
         Unavailable = "unavailable",
         /// We are draining.
@@ -110,6 +119,10 @@ outcomes! {
         OverCap = "over_cap",
         /// Closed at once: as many from this network as allowed.
         OverNetworkCap = "over_network_cap",
+        /// A trusted peer began with something else than a PROXY header.
+        ProxyHeaderInvalid = "proxy_header_invalid",
+        /// A peer that is not trusted began with a PROXY header.
+        ProxyHeaderRefused = "proxy_header_refused",
         /// No TLS handshake within its deadline.
         HandshakeTimeout = "handshake_timeout",
         /// The TLS handshake failed: other versions or suites, plain HTTP, garbage.
@@ -137,6 +150,122 @@ outcomes! {
     }
 }
 
+outcomes! {
+    /// Why a TLS handshake failed.
+    HandshakeFailure {
+        /// What came was not TLS: plain HTTP, garbage.
+        NotTls = "not_tls",
+        /// No version that both speak.
+        Version = "no_shared_version",
+        /// No cipher suite, key exchange or signature scheme that both have.
+        Suite = "no_shared_suite",
+        /// No application protocol that both speak.
+        Protocol = "no_shared_protocol",
+        /// The client refused: often because it does not trust our certificate.
+        RefusedByClient = "refused_by_client",
+        /// The client went away.
+        Disconnected = "disconnected",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+outcomes! {
+    /// Why a request was not verified, or was refused for its time although it was.
+    VerificationFailure {
+        /// No signature, or no timestamp.
+        Missing = "signature_missing",
+        /// One of the scheme's headers twice.
+        Duplicate = "duplicate_header",
+        /// A timestamp outside the grammar.
+        Timestamp = "invalid_timestamp",
+        /// A signature outside the grammar.
+        Malformed = "signature_malformed",
+        /// A signature of this content by no active secret.
+        Unknown = "signature_unknown",
+        /// Rightly signed, too long ago: late, or a replay. It has a source.
+        Stale = "timestamp_stale",
+        /// Rightly signed, too far ahead: a clock is wrong. It has a source.
+        Future = "timestamp_future",
+    }
+}
+
+outcomes! {
+    /// A limit that answers 429.
+    Limit {
+        /// Requests per client address and path.
+        Address = "address",
+        /// Failed authentications per client address.
+        FailedAuthentication = "failed_authentication",
+        /// Accepted requests of a source.
+        Source = "source",
+    }
+}
+
+impl HandshakeFailure {
+    /// What was wrong, from what the TLS library says.
+    pub(crate) fn of(error: &std::io::Error) -> Self {
+        let Some(error) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else {
+            // The library has no error of its own for what begins like nothing it knows.
+            let unknown = error.kind() == std::io::ErrorKind::InvalidData;
+            return if unknown { Self::NotTls } else { Self::Disconnected };
+        };
+        match error {
+            rustls::Error::InvalidMessage(_) => Self::NotTls,
+            rustls::Error::PeerIncompatible(PeerIncompatible::SupportedVersionsExtensionRequired)
+            | rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
+            | rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
+            | rustls::Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic) => Self::Version,
+            rustls::Error::PeerIncompatible(_) => Self::Suite,
+            rustls::Error::NoApplicationProtocol => Self::Protocol,
+            rustls::Error::AlertReceived(_) => Self::RefusedByClient,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What is counted for one source.
+#[derive(Debug)]
+pub(crate) struct SourceMetrics {
+    /// See [`VerificationFailure::Stale`].
+    pub(crate) stale: Counter,
+    /// See [`VerificationFailure::Future`].
+    pub(crate) future: Counter,
+    /// See [`Limit::Source`].
+    pub(crate) rate_limited: Counter,
+    skew_seconds: Histogram,
+}
+
+impl SourceMetrics {
+    /// Notes when a request was signed, by our clock and by its source's.
+    #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 of both clocks are far below 2^52")]
+    pub(crate) fn signed(&self, now_s: u64, timestamp_s: u64) {
+        self.skew_seconds.record(now_s as f64 - timestamp_s as f64);
+    }
+}
+
+/// The failures of one path whose source nobody knows.
+#[derive(Debug)]
+pub(crate) struct PathMetrics(Vec<Counter>);
+
+impl PathMetrics {
+    /// Counts a failure.
+    pub(crate) fn failed(&self, reason: VerificationFailure) {
+        self.0[reason as usize].increment(1);
+    }
+}
+
+/// How the nodes' exchange goes, where there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct RateMetrics {
+    /// Exchanges done.
+    pub(crate) exchanged: Counter,
+    /// Times that it was out of reach.
+    pub(crate) failed: Counter,
+    /// How long one takes.
+    pub(crate) seconds: Histogram,
+}
+
 /// The handles.
 #[derive(Debug)]
 pub(crate) struct EdgeMetrics {
@@ -146,6 +275,13 @@ pub(crate) struct EdgeMetrics {
     request_seconds: Histogram,
     requests_in_flight: Gauge,
     connections: Vec<Counter>,
+    handshake_failures: Vec<Counter>,
+    /// See [`Limit::Address`].
+    pub(crate) address_limited: Counter,
+    /// See [`Limit::FailedAuthentication`].
+    pub(crate) failures_limited: Counter,
+    /// See [`RateMetrics`].
+    pub(crate) rate: RateMetrics,
     /// Connections now open.
     pub(crate) connections_open: Gauge,
     /// Length of received bodies.
@@ -169,6 +305,17 @@ impl EdgeMetrics {
                 .iter()
                 .map(|outcome| counter!("ingest_connections_total", "outcome" => outcome.as_str()))
                 .collect(),
+            handshake_failures: HandshakeFailure::ALL
+                .iter()
+                .map(|reason| counter!("ingest_handshake_failures_total", "reason" => reason.as_str()))
+                .collect(),
+            address_limited: limited(Limit::Address, ""),
+            failures_limited: limited(Limit::FailedAuthentication, ""),
+            rate: RateMetrics {
+                exchanged: counter!("ingest_rate_exchanges_total", "outcome" => "done"),
+                failed: counter!("ingest_rate_exchanges_total", "outcome" => "failed"),
+                seconds: histogram!("ingest_rate_exchange_seconds"),
+            },
             connections_open: gauge!("ingest_connections_open"),
             body_bytes: histogram!("ingest_body_bytes"),
             ack_seconds: histogram!("ingest_ack_seconds"),
@@ -179,6 +326,28 @@ impl EdgeMetrics {
     pub(crate) fn verified(&self, source: &SourceId, secret: &KeyId) -> Counter {
         let (source, secret) = (source.to_string(), secret.to_string());
         self.registry.scope(|| counter!("ingest_verified_total", "source" => source, "secret" => secret))
+    }
+
+    /// What is counted for one path.
+    pub(crate) fn path(&self, path: &str) -> PathMetrics {
+        self.registry
+            .scope(|| PathMetrics(VerificationFailure::ALL.iter().map(|reason| failure(path, "", *reason)).collect()))
+    }
+
+    /// What is counted for one source.
+    pub(crate) fn source(&self, source: &SourceId, path: &str) -> SourceMetrics {
+        let name = source.as_str();
+        self.registry.scope(|| SourceMetrics {
+            stale: failure(path, name, VerificationFailure::Stale),
+            future: failure(path, name, VerificationFailure::Future),
+            rate_limited: limited(Limit::Source, name),
+            skew_seconds: histogram!("ingest_clock_skew_seconds", "source" => name.to_owned()),
+        })
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub(crate) fn handshake_failed(&self, reason: HandshakeFailure) {
+        self.handshake_failures[reason as usize].increment(1);
     }
 
     /// Counts a connection that has ended.
@@ -196,6 +365,15 @@ impl EdgeMetrics {
         self.requests_in_flight.increment(1);
         Tally { metrics: self, started: self.clock.monotonic(), outcome: Outcome::Abandoned }
     }
+}
+
+fn failure(path: &str, source: &str, reason: VerificationFailure) -> Counter {
+    let (path, source) = (path.to_owned(), source.to_owned());
+    counter!("ingest_verification_failures_total", "path" => path, "source" => source, "reason" => reason.as_str())
+}
+
+fn limited(limit: Limit, source: &str) -> Counter {
+    counter!("ingest_rate_limited_total", "limit" => limit.as_str(), "source" => source.to_owned())
 }
 
 /// A request that has not been counted yet.

@@ -16,6 +16,11 @@ impl From<IpAddr> for Network {
 }
 
 impl Network {
+    /// Its first address, as 16 bytes; an IPv4 address is mapped.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
     /// The network's first address.
     #[cfg(test)]
     fn first(self) -> std::net::Ipv6Addr {

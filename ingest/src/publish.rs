@@ -13,7 +13,7 @@ use common::topics::{Prefix, Topic};
 use crate::config;
 use crate::metrics::EdgeMetrics;
 use crate::refusal::{Refusal, Trouble};
-use crate::stage::record::Record;
+use crate::stage::charged::Charged;
 
 /// How often a former producer is looked at.
 const RETIRE_PAUSE: Duration = Duration::from_millis(100);
@@ -79,8 +79,8 @@ impl Publisher {
     /// Publishes a record and waits for its acknowledgement, at most the deadline.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, record: Record, metrics: &EdgeMetrics) -> Result<(), Refusal> {
-        let handed_over = self.clock.monotonic();
+    pub(crate) async fn publish(&self, charged: Charged, metrics: &EdgeMetrics) -> Result<(), Refusal> {
+        let (record, handed_over) = (charged.into_record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         // Held until the answer: the last handle of a producer purges what is in it.
         let producer = self.producer.load_full();

@@ -33,6 +33,12 @@ pub(crate) enum Refusal {
         /// When there is room again, in seconds.
         retry_after_s: u64,
     },
+    /// A wrong signature, after too many of them from this address. The sender's fault, an attack, or its neighbours' fault.
+    #[error("the signature is by no active secret, after too many such from the address")]
+    TooManyFailures {
+        /// When the next one is within the limit, in seconds.
+        retry_after_s: u64,
+    },
     /// A content type that the source does not send. The sender's fault.
     #[error("the content type is not the source's")]
     UnsupportedMediaType,
@@ -79,6 +85,12 @@ pub(crate) enum Refusal {
     /// Rightly signed, but its nonce is none, or not the one in the header. The sender's fault.
     #[error("the nonce is not one, or differs from its header")]
     InvalidNonce,
+    /// Right in everything, but too many of its source. The sender's fault.
+    #[error("the source has used up its requests")]
+    SourceRateLimited {
+        /// When there is room again, in seconds.
+        retry_after_s: u64,
+    },
     /// Our trouble, or Kafka's: the sender should try again.
     #[error("{0}")]
     Unavailable(#[source] Trouble),
@@ -154,9 +166,13 @@ impl Refusal {
             Self::MethodNotAllowed => {
                 say(StatusCode::METHOD_NOT_ALLOWED, Outcome::MethodNotAllowed, "Only POST is allowed here.")
             }
-            Self::RateLimited { retry_after_s } => Answer {
+            Self::RateLimited { retry_after_s } | Self::TooManyFailures { retry_after_s } => Answer {
                 retry_after_s: Some(*retry_after_s),
                 ..say(StatusCode::TOO_MANY_REQUESTS, Outcome::RateLimited, "Too many requests from this address.")
+            },
+            Self::SourceRateLimited { retry_after_s } => Answer {
+                retry_after_s: Some(*retry_after_s),
+                ..say(StatusCode::TOO_MANY_REQUESTS, Outcome::SourceRateLimited, "Too many requests from this source.")
             },
             Self::UnsupportedMediaType => say(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -284,6 +300,8 @@ pub(crate) mod tests {
             (Refusal::NotFound, 404, "not_found", false),
             (Refusal::MethodNotAllowed, 405, "method_not_allowed", false),
             (Refusal::RateLimited { retry_after_s: 7 }, 429, "rate_limited", false),
+            (Refusal::TooManyFailures { retry_after_s: 7 }, 429, "rate_limited", false),
+            (Refusal::SourceRateLimited { retry_after_s: 7 }, 429, "source_rate_limited", false),
             (Refusal::UnsupportedMediaType, 415, "unsupported_media_type", false),
             (Refusal::UnsupportedEncoding, 415, "unsupported_encoding", false),
             (Refusal::PayloadTooLarge, 413, "payload_too_large", true),

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,12 +32,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::caps::{Caps, Slot};
+use crate::caps::{Caps, Entry, Slot};
 use crate::config::Limits;
 use crate::edge::Edge;
+use crate::forwarded::trusts;
 use crate::frames::Metered;
-use crate::metrics::ConnectionOutcome;
+use crate::metrics::{ConnectionOutcome, HandshakeFailure};
 use crate::network::Network;
+use crate::proxy_protocol::{self, Header};
 use crate::settings::Settings;
 use crate::shares::Shares;
 use crate::stage::raw::Client;
@@ -124,10 +126,10 @@ impl Server {
                     continue;
                 }
             };
-            match self.caps.take(Network::from(address.ip())) {
-                Ok(slot) => {
+            match self.arrival(address.ip()) {
+                Ok(arrival) => {
                     let server = self.clone();
-                    self.group.spawn("connection", async move { server.connection(stream, address, slot).await });
+                    self.group.spawn("connection", async move { server.connection(stream, address, arrival).await });
                 }
                 // Dropping the stream closes it: an answer would need the handshake that the cap is there to save.
                 Err(outcome) => self.edge.metrics.connection(outcome),
@@ -144,14 +146,24 @@ impl Server {
         }
     }
 
+    /// A place for a connection from `peer`.
+    fn arrival(&self, peer: IpAddr) -> Result<Arrival, ConnectionOutcome> {
+        let entry = self.caps.enter()?;
+        if trusts(&self.edge.settings().proxies, peer) {
+            Ok(Arrival::Proxied(entry))
+        } else {
+            self.caps.settle(entry, peer.into()).map(Arrival::Direct)
+        }
+    }
+
     /// Serves one connection to its end, and counts it.
-    async fn connection(&self, stream: TcpStream, address: SocketAddr, slot: Slot) {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         let metrics = &self.edge.metrics;
         metrics.connections_open.increment(1);
         let settings = self.edge.settings();
-        let outcome = match self.handshake(stream, slot.network(), &settings).await {
-            Ok(stream) => {
-                let client = Client::new(slot.network(), client_key(&stream));
+        let outcome = match self.handshake(stream, address.ip(), arrival, &settings).await {
+            Ok((stream, connected)) => {
+                let client = Client::new(connected.address, client_key(&stream));
                 let life = Arc::new(Life::new(client, self.group.token().child_token()));
                 match stream.get_ref().1.alpn_protocol() {
                     Some(protocol) if protocol == ALPN_H2 => self.http2(stream, &life, &settings.limits).await,
@@ -163,29 +175,70 @@ impl Server {
         tracing::debug!(%address, outcome = outcome.as_str(), "connection ended");
         metrics.connection(outcome);
         metrics.connections_open.decrement(1);
-        drop(slot);
     }
 
+    /// Everything that comes before HTTP, under one deadline.
     async fn handshake(
         &self,
-        stream: TcpStream,
-        network: Network,
+        mut stream: TcpStream,
+        peer: IpAddr,
+        arrival: Arrival,
         settings: &Settings,
-    ) -> Result<TlsStream<TcpStream>, ConnectionOutcome> {
+    ) -> Result<(TlsStream<TcpStream>, Connected), ConnectionOutcome> {
         let handshake = async {
-            let _share = self.shares.take(network).await;
+            stream.set_nodelay(true).map_err(|error| self.failed(&error))?;
+            let connected = self.connected(&mut stream, peer, arrival).await?;
+            // What has said nothing yet keeps nobody waiting.
+            let _share = self.shares.take(connected.address.into()).await;
             let _permit = self.caps.handshake().await;
-            stream.set_nodelay(true)?;
             // What is in effect now: it may have waited for the permit.
-            TlsAcceptor::from(self.edge.settings().tls.clone()).accept(stream).await
+            let accepted = TlsAcceptor::from(self.edge.settings().tls.clone()).accept(stream).await;
+            accepted.map(|stream| (stream, connected)).map_err(|error| self.failed(&error))
         };
         let handshake = timeout(settings.limits.handshake_deadline, handshake);
         match self.abort.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => Ok(stream),
-            Some(Ok(Err(refused))) => Err(handshake_outcome(&refused)),
+            Some(Ok(shaken)) => shaken,
             Some(Err(_elapsed)) => Err(ConnectionOutcome::HandshakeTimeout),
             None => Err(ConnectionOutcome::Aborted),
         }
+    }
+
+    /// Whom a connection is for: the peer, or whom a trusted balancer names.
+    async fn connected(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+        arrival: Arrival,
+    ) -> Result<Connected, ConnectionOutcome> {
+        match arrival {
+            Arrival::Direct(slot) => match proxy_protocol::is_announced(stream).await {
+                Ok(false) => Ok(Connected { address: peer, _slot: slot }),
+                Ok(true) => Err(ConnectionOutcome::ProxyHeaderRefused),
+                Err(error) => Err(self.failed(&error)),
+            },
+            Arrival::Proxied(entry) => {
+                let address = match proxy_protocol::read(stream).await {
+                    Ok(Header::Client(address)) => address,
+                    Ok(Header::Local) => peer,
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        return Err(ConnectionOutcome::ProxyHeaderInvalid);
+                    }
+                    // Balancers look whether we listen, and go.
+                    Err(error) => return Err(self.failed(&error)),
+                };
+                let slot = self.caps.settle(entry, Network::from(address))?;
+                Ok(Connected { address, _slot: slot })
+            }
+        }
+    }
+
+    /// How a handshake that failed is counted. What no outcome says is counted by its reason too.
+    fn failed(&self, error: &std::io::Error) -> ConnectionOutcome {
+        let outcome = handshake_outcome(error);
+        if outcome == ConnectionOutcome::HandshakeFailed {
+            self.edge.metrics.handshake_failed(HandshakeFailure::of(error));
+        }
+        outcome
     }
 
     async fn http1(&self, stream: TlsStream<TcpStream>, life: &Arc<Life>, limits: &Limits) -> ConnectionOutcome {
@@ -283,12 +336,26 @@ impl Server {
     }
 }
 
+/// A connection that was accepted.
+enum Arrival {
+    /// From its own address.
+    Direct(Slot),
+    /// From a trusted balancer, which has yet to say for whom.
+    Proxied(Entry),
+}
+
+/// Whom a connection is for, and its place, which it gives back when it is dropped.
+struct Connected {
+    address: IpAddr,
+    _slot: Slot,
+}
+
 /// The key of the client's certificate, also where a session was resumed. One that can't be read is no key.
 fn client_key(stream: &TlsStream<TcpStream>) -> Option<KeyPin> {
     stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| KeyPin::of(certificate).ok())
 }
 
-/// How a handshake that failed is counted.
+/// The connection's outcome.
 fn handshake_outcome(error: &std::io::Error) -> ConnectionOutcome {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(TlsError::NoCertificatesPresented) => ConnectionOutcome::ClientCertificateMissing,

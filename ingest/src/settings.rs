@@ -10,11 +10,15 @@ use common::config::{Mistake, Mistakes};
 use common::kafka::client::Credentials;
 use common::record::{RecordKey, RecordKeys};
 use common::tls::{self, Clients};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::config::{self, ClientCertificate, Config, Limits, Listen};
+use crate::failures::Failures;
+use crate::forwarded::Forwarded;
 use crate::metrics::EdgeMetrics;
-use crate::rate::RateLimiter;
+use crate::rate::exchange::Store;
+use crate::rate::{self, RateLimiter};
 use crate::source::{Routes, Secrets};
 
 /// See the module.
@@ -27,9 +31,17 @@ pub(crate) struct Settings {
     pub(crate) keys: RecordKeys,
     /// Certificate and key, and whose clients may connect.
     pub(crate) tls: Arc<ServerConfig>,
+    /// Balancers whose PROXY headers are believed.
+    pub(crate) proxies: Vec<IpNet>,
+    /// HTTP proxies whose headers are believed.
+    pub(crate) forwarded: Forwarded,
     /// The limiter of requests per client and path. It stays what it was while its configuration does.
     pub(crate) rate: Option<Arc<RateLimiter>>,
     rate_config: config::Rate,
+    /// Where nodes share that limiter's budgets.
+    pub(crate) store: Option<Store>,
+    /// The limiter of failed authentications. It stays what it was while its configuration does.
+    pub(crate) failures: Arc<Failures>,
     /// Which certificates and passwords lead to Kafka.
     pub(crate) credentials: Credentials,
     /// When certificates end, Unix seconds, by the key that names their file.
@@ -66,16 +78,39 @@ impl Settings {
             wrong(CERTIFICATE, "the certificate has expired".to_owned());
         }
         let credentials = config.kafka.credentials().map_err(|error| wrong("kafka", error.to_string()));
+        // What only a start changes stays.
+        let (rate_config, store) = match before.filter(|before| config.rate.needs_start(&before.rate_config)) {
+            Some(running) => (running.rate_config.clone(), running.store.clone()),
+            None => (config.rate.clone(), Store::load(&config.rate, &mut mistakes)),
+        };
         Mistakes::none_in(mistakes)?;
         let (Some(keys), Ok(tls), Ok(credentials)) = (keys, tls, credentials) else {
             unreachable!("each that is missing left a mistake")
         };
         let rate = match before {
-            Some(before) if before.rate_config == config.rate => before.rate.clone(),
-            Some(_) | None => RateLimiter::new(&config.rate).map(Arc::new),
+            Some(before) if before.rate_config == rate_config => before.rate.clone(),
+            Some(_) | None => rate::of_addresses(&rate_config).map(Arc::new),
         };
-        let (limits, rate_config) = (config.limits.clone(), config.rate.clone());
-        Ok(Self { limits, routes, keys, tls, rate, rate_config, credentials, expiries })
+        let failures = match before {
+            Some(before) if before.failures.are_as_in(config) => before.failures.clone(),
+            Some(_) | None => Arc::new(Failures::new(config)),
+        };
+        let (limits, proxies) = (config.limits.clone(), config.listen.proxy_protocol.trusted.clone());
+        let forwarded = Forwarded::new(&config.listen.forwarded);
+        Ok(Self {
+            limits,
+            routes,
+            keys,
+            tls,
+            proxies,
+            forwarded,
+            rate,
+            rate_config,
+            store,
+            failures,
+            credentials,
+            expiries,
+        })
     }
 }
 

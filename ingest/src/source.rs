@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::config::{Mistake, Period, SecretFile};
 use common::envelope::Format;
@@ -15,9 +16,12 @@ use common::secret::Secret;
 use common::signature::{Mac, Window};
 use common::verify::{Shown, Verification, VerifyingKey};
 use metrics::Counter;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use crate::config;
-use crate::metrics::EdgeMetrics;
+use crate::metrics::{EdgeMetrics, PathMetrics, SourceMetrics};
+use crate::quota::Quota;
 use crate::scheme::Scheme;
 
 /// Shorter secrets can be guessed.
@@ -75,6 +79,10 @@ pub(crate) struct Source {
     pub(crate) formats: Vec<Format>,
     /// How far its timestamps may be off.
     pub(crate) window: Window,
+    /// How many of its requests are accepted.
+    pub(crate) limit: Arc<SourceLimit>,
+    /// What is counted for it.
+    pub(crate) metrics: SourceMetrics,
     /// The keys that its senders' certificates may have; empty if they need none.
     pins: Vec<Pin>,
 }
@@ -86,12 +94,41 @@ impl Source {
     }
 }
 
+/// How many requests of a source are accepted.
+#[derive(Debug)]
+pub(crate) struct SourceLimit {
+    /// `None` for all.
+    quota: Option<Quota>,
+    whole_at: Mutex<Duration>,
+}
+
+impl SourceLimit {
+    /// A limit as configured: the one there was, if it is still that.
+    fn new(config: &config::Source, before: Option<&Arc<Self>>) -> Arc<Self> {
+        let quota = Quota::new(config.requests_per_second, Duration::from_secs(1), config.burst);
+        let same = before.filter(|before| before.quota == quota);
+        same.cloned().unwrap_or_else(|| Arc::new(Self { quota, whole_at: Mutex::default() }))
+    }
+
+    /// Takes one request, or says how long it takes until there is one to take.
+    pub(crate) fn take(&self, now: Duration) -> Result<(), Duration> {
+        self.quota.map_or(Ok(()), |quota| quota.take(&mut self.whole_at.lock(), now))
+    }
+
+    /// Gives back what one request took.
+    pub(crate) fn give_back(&self) {
+        if let Some(quota) = self.quota {
+            quota.give_back(&mut self.whole_at.lock());
+        }
+    }
+}
+
 /// The sources by path.
 #[derive(Debug)]
 pub(crate) struct Routes {
     by_path: HashMap<String, Arc<Route>>,
-    /// Of the next path that was not there before.
-    next_index: u32,
+    /// The sources' limits, for the next set.
+    limits: HashMap<SourceId, Arc<SourceLimit>>,
 }
 
 /// One path and the sources behind it.
@@ -99,8 +136,10 @@ pub(crate) struct Routes {
 pub(crate) struct Route {
     /// The path.
     pub(crate) path: Box<str>,
-    /// Tells paths apart in the rate limiter's table.
-    pub(crate) index: u32,
+    /// Its hash, by which all nodes tell paths apart.
+    pub(crate) path_hash: u64,
+    /// What is counted for it.
+    pub(crate) metrics: PathMetrics,
     /// How all of its sources sign.
     pub(crate) scheme: Scheme,
     /// What any of its sources may send.
@@ -151,7 +190,7 @@ pub(crate) struct Owner {
 }
 
 impl Routes {
-    /// Reads the sources' secrets. Paths that were there before are counted where they were.
+    /// Reads the sources' secrets. A source that was there before goes on with what it has used of its limit.
     pub(crate) fn load(
         sources: &BTreeMap<SourceId, config::Source>,
         secrets: &mut Secrets,
@@ -159,19 +198,27 @@ impl Routes {
         metrics: &EdgeMetrics,
     ) -> Self {
         let mut routes: HashMap<String, Route> = HashMap::new();
-        let mut next_index = before.map_or(0, |before| before.next_index);
+        let mut limits = HashMap::new();
         for (id, configured) in sources {
-            let route = routes.entry(configured.path.clone()).or_insert_with(|| {
-                let known = before.and_then(|before| before.find(&configured.path));
-                let index = known.map_or(next_index, |known| known.index);
-                next_index = next_index.wrapping_add(u32::from(known.is_none()));
-                let path = configured.path.clone().into();
-                let scheme = configured.scheme;
-                Route { path, index, scheme, formats: Vec::new(), candidates: Vec::new(), pins: Vec::new() }
+            let route = routes.entry(configured.path.clone()).or_insert_with(|| Route {
+                path: configured.path.clone().into(),
+                path_hash: path_hash(&configured.path),
+                metrics: metrics.path(&configured.path),
+                scheme: configured.scheme,
+                formats: Vec::new(),
+                candidates: Vec::new(),
+                pins: Vec::new(),
             });
-            let window = Window { tolerance_s: configured.tolerance.as_secs() };
-            let (formats, pins) = (configured.formats.clone(), configured.pins.clone());
-            let source = Arc::new(Source { id: id.clone(), formats, window, pins });
+            let limit = SourceLimit::new(configured, before.and_then(|before| before.limits.get(id)));
+            limits.insert(id.clone(), limit.clone());
+            let source = Arc::new(Source {
+                id: id.clone(),
+                formats: configured.formats.clone(),
+                window: Window { tolerance_s: configured.tolerance.as_secs() },
+                limit,
+                metrics: metrics.source(id, &configured.path),
+                pins: configured.pins.clone(),
+            });
             route.formats.extend(&configured.formats);
             if configured.enabled {
                 route.pins.extend(&configured.pins);
@@ -191,11 +238,16 @@ impl Routes {
             let key = VerifyingKey::Mac(Mac::new(&Secret::from(unknown)));
             route.candidates.push(Candidate { key, period: Period::default(), owner: None });
         }
-        Self { by_path: routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect(), next_index }
+        Self { by_path: routes.into_iter().map(|(path, route)| (path, Arc::new(route))).collect(), limits }
     }
 
     /// The route of exactly this path.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         self.by_path.get(path)
     }
+}
+
+/// The first eight bytes of SHA-256.
+fn path_hash(path: &str) -> u64 {
+    Sha256::digest(path).iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod abuse;
 mod attacks;
 mod connections;
 mod contract;
 mod frames;
 mod lifecycle;
+mod limits;
 mod mtls;
+mod proxies;
 mod raw;
 mod reload;
 mod rows;

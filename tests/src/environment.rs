@@ -10,6 +10,13 @@ pub fn kafka() -> Result<KafkaConfig> {
     Ok(KafkaConfig::plaintext(variable("KAFKA_BOOTSTRAP", "the address of a real Kafka broker")?))
 }
 
+/// `host:port` of the Redis that most tests share.
+pub fn redis() -> Result<String> {
+    let url = variable("REDIS_URL", "the address of a real Redis")?;
+    let address = url.strip_prefix("redis://").unwrap_or(&url);
+    Ok(address.trim_end_matches('/').to_owned())
+}
+
 /// A shipped binary, as built in the dev profile.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(variable("SEALSTREAM_BIN_DIR", "the folder of the built binaries")?).join(name);

@@ -22,6 +22,7 @@ pub mod parsers;
 pub mod plan;
 pub mod ports;
 pub mod python;
+pub mod redis;
 pub mod search;
 pub mod seed;
 mod serve;

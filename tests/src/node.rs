@@ -175,8 +175,13 @@ impl Node {
 
     /// Sum of the series of one of its metrics that carry these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Ok(metric(&self.metrics().await?, name, labels))
+    }
+
+    /// All of its metrics, as text.
+    pub async fn metrics(&self) -> Result<String> {
         let (_, text) = get(self.spec.admin, "/metrics").await.with_context(|| format!("asking {}", self.spec.name))?;
-        Ok(metric(&text, name, labels))
+        Ok(text)
     }
 
     /// What it says of its readiness: the status, and the conditions as JSON.

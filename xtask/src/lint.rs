@@ -1,12 +1,13 @@
-//! `lint`: format, clippy and documentation, with warnings denied, and the tests that SECURITY.md names.
+//! `lint`: format, alert rules, clippy and documentation, with warnings denied, and the tests that SECURITY.md names.
 
-use crate::{security, workspace};
+use crate::{alerts, security, workspace};
 use anyhow::{Context, Result};
 
 pub(crate) fn run() -> Result<()> {
     security::check()?;
     workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("the format is not rustfmt's (cargo fmt mends it)")?;
+    alerts::run()?;
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     workspace::run(workspace::cargo().args(clippy))?;
     // What only the fault suite's processor has.

@@ -4,6 +4,7 @@
 //! processes that it started itself, by their recorded ids.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod alerts;
 mod bench;
 mod ci;
 mod compile;
@@ -55,7 +56,7 @@ enum Step {
     },
     /// Kill, stop, cut and spoil what runs, and hold what comes of it against the promise
     Faults(faults::Arguments),
-    /// Check the format, clippy and the documentation, with warnings denied
+    /// Check the format, clippy, the documentation and the alert rules, with warnings denied
     Lint,
     /// Check who depends on what, the versions that matter, and the licences
     Deps,

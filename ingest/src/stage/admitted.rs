@@ -15,6 +15,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::raw::{Client, RawRequest};
 use crate::edge::Edge;
+use crate::metrics::{PathMetrics, VerificationFailure};
+use crate::network::Network;
+use crate::quota::retry_after_s;
+use crate::rate::Key;
 use crate::refusal::{Refusal, SignatureFault, Trouble};
 use crate::scheme::Scheme;
 use crate::settings::Settings;
@@ -26,6 +30,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Admitted<'a, B> {
     body: B,
     client: &'a Client,
+    network: Network,
     /// Held until the request is answered.
     permit: OwnedSemaphorePermit,
     settings: Arc<Settings>,
@@ -80,10 +85,11 @@ impl<'a, B: Body> Admitted<'a, B> {
         if head.method != Method::POST {
             return Err(Refusal::MethodNotAllowed);
         }
+        let network = Network::from(settings.forwarded.client(client.address(), headers));
         if let Some(rate) = &settings.rate {
-            rate.take(client.network(), route.index, edge.clock.monotonic()).map_err(|wait| {
-                // Rounded up: a sender that waits for so long finds its budget there.
-                Refusal::RateLimited { retry_after_s: wait.as_secs() + u64::from(wait.subsec_nanos() > 0) }
+            rate.take(Key { network, path: route.path_hash }, edge.clock.monotonic()).map_err(|wait| {
+                edge.metrics.address_limited.increment(1);
+                Refusal::RateLimited { retry_after_s: retry_after_s(wait) }
             })?;
         }
         let format = format(headers)?;
@@ -93,26 +99,20 @@ impl<'a, B: Body> Admitted<'a, B> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(Refusal::UnsupportedEncoding);
         }
-        let signed = signed(headers, format, route.scheme, client)?;
+        let signed =
+            signed(headers, format, route.scheme, client).inspect_err(|refusal| count(refusal, &route.metrics))?;
         if body.size_hint().lower() > limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
         let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
         let route = route.clone();
-        Ok(Self { body, client, permit, settings, route, signed })
-    }
-
-    /// Whether it comes on a connection with a client certificate whose key a source of its path has pinned. Whose request
-    /// it is, only its signature says.
-    #[allow(dead_code, reason = "for the limiter of failed authentications")]
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.client.key().is_some_and(|key| self.route.has_pinned(key))
+        Ok(Self { body, client, network, permit, settings, route, signed })
     }
 
     /// Gives everything to the next stage.
     pub(super) fn into_parts(self) -> Parts<'a, B> {
-        let Self { body, client, permit, settings, route, signed } = self;
-        Parts { body, client, permit, settings, route, signed }
+        let Self { body, client, network, permit, settings, route, signed } = self;
+        Parts { body, client, network, permit, settings, route, signed }
     }
 }
 
@@ -120,6 +120,8 @@ impl<'a, B: Body> Admitted<'a, B> {
 pub(super) struct Parts<'a, B> {
     pub(super) body: B,
     pub(super) client: &'a Client,
+    /// Whom the request counts for.
+    pub(super) network: Network,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) settings: Arc<Settings>,
     pub(super) route: Arc<Route>,
@@ -142,6 +144,18 @@ fn head_len(head: &HeadParts) -> usize {
     let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + PER_FIELD);
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
     pseudo.chain(fields).sum()
+}
+
+/// Counts what is wrong with the scheme's headers.
+fn count(refusal: &Refusal, metrics: &PathMetrics) {
+    let reason = match refusal {
+        Refusal::SignatureMissing => VerificationFailure::Missing,
+        Refusal::DuplicateHeader => VerificationFailure::Duplicate,
+        Refusal::InvalidTimestamp => VerificationFailure::Timestamp,
+        Refusal::SignatureInvalid(_) => VerificationFailure::Malformed,
+        _ => return,
+    };
+    metrics.failed(reason);
 }
 
 /// Exactly one host: HTTP/2's `:authority`, or the one `Host` header, or both the same.

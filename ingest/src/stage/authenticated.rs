@@ -8,9 +8,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::admitted::{Admitted, Parts, Signed};
 use super::body;
+use super::raw::Client;
 use crate::edge::Edge;
+use crate::metrics::VerificationFailure;
+use crate::network::Network;
+use crate::quota::retry_after_s;
 use crate::refusal::{Refusal, SignatureFault};
-use crate::source::Source;
+use crate::settings::Settings;
+use crate::source::{Route, Source};
 
 /// A request that one of our senders signed.
 pub(crate) struct Authenticated {
@@ -25,29 +30,47 @@ impl Authenticated {
     ///
     /// Every secret of the path is worked through, whatever the request shows, and those accepted now are compared without
     /// an early exit; the signature decides whose request it is. What counts is what is in effect when the body is
-    /// complete: by a secret that was retired meanwhile nothing is accepted.
+    /// complete: by a secret that was retired meanwhile nothing is accepted. Where too much from a network has failed, the
+    /// secrets are worked through when the body is whole and there is a place for it.
     pub(crate) async fn authenticate<B>(admitted: Admitted<'_, B>, edge: &Edge) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        let Parts { body, client, permit, settings, route, signed } = admitted.into_parts();
+        let Parts { body, client, network, permit, settings, route, signed } = admitted.into_parts();
+        let limited = !is_exempt(client, &route);
+        let over = limited && settings.failures.is_over(network, edge.clock.monotonic());
         let mut verification = route.begin(&signed.before_body, &signed.signatures);
-        let body = body::read(body, &settings.limits, |piece| verification.update(piece)).await?;
+        let body = body::read(body, &settings.limits, |piece| {
+            if !over {
+                verification.update(piece);
+            }
+        })
+        .await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
+        let place = if over { Some(settings.failures.place(network).await) } else { None };
+        if place.is_some() {
+            verification.update(&body);
+        }
         let in_effect = edge.settings();
         let (route, verification) = if Arc::ptr_eq(&settings, &in_effect) {
-            (route, verification)
+            (route, Some(verification))
         } else {
-            let now = in_effect.routes.find(&route.path).filter(|now| now.scheme == route.scheme).cloned();
-            let now = now.ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
-            let mut verification = now.begin(&signed.before_body, &signed.signatures);
-            verification.update(&body);
-            (now, verification)
+            match in_effect.routes.find(&route.path).filter(|now| now.scheme == route.scheme) {
+                Some(now) => {
+                    let mut verification = now.begin(&signed.before_body, &signed.signatures);
+                    verification.update(&body);
+                    (now.clone(), Some(verification))
+                }
+                None => (route, None),
+            }
         };
-        let owner = route
-            .verify(verification, edge.clock.unix_s())
-            .ok_or(Refusal::SignatureInvalid(SignatureFault::Unknown))?;
+        let owner = verification.and_then(|verification| route.verify(verification, edge.clock.unix_s()));
+        drop(place);
+        let owner = owner.ok_or_else(|| {
+            route.metrics.failed(VerificationFailure::Unknown);
+            if limited { failed(network, &in_effect, edge) } else { Refusal::SignatureInvalid(SignatureFault::Unknown) }
+        })?;
         owner.verified.increment(1);
         let source = owner.source.clone();
         // The path's sources may differ in this; only now is it known which one it is.
@@ -60,5 +83,22 @@ impl Authenticated {
     /// Gives everything to the next stage.
     pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Signed, Bytes) {
         (self.permit, self.source, self.signed, self.body)
+    }
+}
+
+/// Whether failures of this connection's requests are not limited: it has shown a client certificate that is pinned for a
+/// source of this path. Whose request it is, only its signature says.
+fn is_exempt(client: &Client, route: &Route) -> bool {
+    client.key().is_some_and(|key| route.has_pinned(key))
+}
+
+/// What a wrong signature is answered, depending on how many there were from its network.
+fn failed(network: Network, settings: &Settings, edge: &Edge) -> Refusal {
+    match settings.failures.count(network, edge.clock.monotonic()) {
+        Ok(()) => Refusal::SignatureInvalid(SignatureFault::Unknown),
+        Err(wait) => {
+            edge.metrics.failures_limited.increment(1);
+            Refusal::TooManyFailures { retry_after_s: retry_after_s(wait) }
+        }
     }
 }

@@ -23,10 +23,14 @@ impl Fresh {
     /// Compares the signed timestamp with our clock.
     pub(crate) fn check(authenticated: Authenticated, now_s: u64) -> Result<Self, Refusal> {
         let (permit, source, signed, body) = authenticated.into_parts();
-        match source.window.freshness(&signed.timestamp, now_s) {
-            Freshness::Fresh => Ok(Self { permit, source, signed, body }),
-            Freshness::Stale | Freshness::Future => Err(Refusal::TimestampOutOfTolerance),
-        }
+        source.metrics.signed(now_s, signed.timestamp.unix_s());
+        let outside = match source.window.freshness(&signed.timestamp, now_s) {
+            Freshness::Fresh => return Ok(Self { permit, source, signed, body }),
+            Freshness::Stale => &source.metrics.stale,
+            Freshness::Future => &source.metrics.future,
+        };
+        outside.increment(1);
+        Err(Refusal::TimestampOutOfTolerance)
     }
 
     /// Gives everything to the next stage.

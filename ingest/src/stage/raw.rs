@@ -1,5 +1,6 @@
 //! A request as the HTTP library parsed it: nothing about it is known yet.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,26 +8,25 @@ use common::pin::Pin;
 use http::Request;
 use http::request::Parts;
 
-use crate::network::Network;
 use crate::settings::Settings;
 
 /// The connection that a request came on.
 #[derive(Debug)]
 pub(crate) struct Client {
-    network: Network,
+    address: IpAddr,
     key: Option<Pin>,
     unread: AtomicBool,
 }
 
 impl Client {
-    /// A client from this network, with the key of its certificate if it has shown one.
-    pub(crate) fn new(network: Network, key: Option<Pin>) -> Self {
-        Self { network, key, unread: AtomicBool::new(false) }
+    /// A client at this address, with the key of its certificate if it has shown one.
+    pub(crate) fn new(address: IpAddr, key: Option<Pin>) -> Self {
+        Self { address, key, unread: AtomicBool::new(false) }
     }
 
-    /// Whom it counts for.
-    pub(crate) fn network(&self) -> Network {
-        self.network
+    /// Whom the connection is for.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The key of its certificate, which was valid in the handshake.

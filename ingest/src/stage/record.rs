@@ -1,4 +1,6 @@
-//! The last stage: a body of the right shape, with the headers and the MAC by which the processors will trust it.
+//! The fifth stage: a body of the right shape, with the headers and the MAC by which the processors will trust it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use common::envelope::Envelope;
@@ -9,10 +11,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::admitted::NonceHeader;
 use super::fresh::Fresh;
 use crate::refusal::Refusal;
+use crate::source::Source;
 
 /// A record for the inbox.
 pub(crate) struct Record {
     permit: OwnedSemaphorePermit,
+    source: Arc<Source>,
     headers: Vec<Header>,
     body: Bytes,
 }
@@ -42,7 +46,12 @@ impl Record {
             redriven_ms: None,
         };
         let headers = keys.seal(&Topic::Inbox, &head, &body);
-        Ok(Self { permit, headers, body })
+        Ok(Self { permit, source, headers, body })
+    }
+
+    /// Whose it is.
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
     }
 
     /// The record's headers.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::connections::connect_from;
+use super::connections::hello_begun_from;
 use super::frames::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, block, frame,
@@ -260,16 +260,16 @@ async fn slow_handshakes() {
 async fn slow_handshakes_from_one_address_keep_no_other_waiting() {
     const HANDSHAKES: usize = 8;
     let edge = Edge::start_with(|config| config.limits.handshakes_max = HANDSHAKES).await;
-    let mut silent = Vec::new();
+    let mut begun = Vec::new();
     for _ in 0..2 * HANDSHAKES {
-        silent.push(connect_from(&edge, 2).await);
+        begun.push(hello_begun_from(&edge, 2).await);
     }
     let all = (2 * HANDSHAKES) as f64;
     edge.until("all are under way", |edge| edge.metrics.value("ingest_connections_open", &[]) == all).await;
     // Theirs has not ended by then: it may take ten seconds.
     edge.check(&Ask::good(), 200, "received").await;
     assert_eq!(edge.connection_outcome("handshake_timeout"), 0.0);
-    drop(silent);
+    drop(begun);
     edge.finish().await;
 }
 

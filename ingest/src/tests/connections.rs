@@ -22,7 +22,7 @@ use super::{Ask, Edge, NATIVE, NONCE, PATIENCE, Wire};
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Reads until the server ends the connection; a reset is an end too.
-async fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
+pub(super) async fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
     let _end = timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("the server ends the connection");
     received
@@ -216,14 +216,32 @@ pub(super) async fn connect_from(edge: &Edge, last: u8) -> TcpStream {
     socket.connect(edge.address()).await.unwrap()
 }
 
+/// The same, with the first byte of a handshake: who has said nothing yet takes no part in it.
+pub(super) async fn hello_begun_from(edge: &Edge, last: u8) -> TcpStream {
+    let mut stream = connect_from(edge, last).await;
+    stream.write_all(&[0x16]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn row_02_connections_that_say_nothing_keep_no_handshake_waiting() {
+    let edge = Edge::start_with(|config| config.limits.handshakes_max = 1).await;
+    let silent = [connect_from(&edge, 2).await, connect_from(&edge, 3).await];
+    edge.until("both are accepted", |edge| edge.metrics.value("ingest_connections_open", &[]) == 2.0).await;
+    edge.check(&Ask::good(), 200, "received").await;
+    assert_eq!(edge.connection_outcome("handshake_timeout"), 0.0);
+    drop(silent);
+    edge.finish().await;
+}
+
 #[tokio::test]
 async fn row_02_handshakes_at_once_have_a_number_and_the_rest_wait() {
     let edge = Edge::start_with(|config| config.limits.handshakes_max = 2).await;
-    let silent = [connect_from(&edge, 2).await, connect_from(&edge, 3).await];
+    let begun = [hello_begun_from(&edge, 2).await, hello_begun_from(&edge, 3).await];
     edge.until("both are under way", |edge| edge.metrics.value("ingest_connections_open", &[]) == 2.0).await;
     let mut waiting = Box::pin(edge.http1());
     assert!(timeout(Duration::from_millis(200), waiting.as_mut()).await.is_err(), "it has to wait");
-    drop(silent);
+    drop(begun);
     waiting.await.ask(&Ask::good()).await.check(200, "received");
     edge.until("both are counted", |edge| edge.connection_outcome("handshake_failed") == 2.0).await;
     edge.finish().await;

@@ -251,6 +251,36 @@ async fn where_certificates_are_optional_only_pins_ask_for_one() {
 }
 
 #[tokio::test]
+async fn whoever_has_shown_a_pinned_certificate_fails_without_a_limit() {
+    let authority = Authority::new("ours");
+    let (pinned, other) = (authority.issue(1), authority.issue(2));
+    let told = Told { client_certificate: "optional", pins: [vec![pinned.pin()], Vec::new()] };
+    let edge = start(&authority, &[], &told).await;
+    let forged = Ask::signed(b"nobody-has-this-secret", NOW_S, "application/json", NATIVE);
+    let mut exempt = connect(&edge, &client(&edge, Some(&pinned), "http/1.1", VERSIONS[1])).await.unwrap();
+    for _ in 0..60 {
+        exempt.ask(&forged).await.check(401, "signature_invalid");
+    }
+    // Its failures have used nothing up. Others have their fifty, also with a certificate that no source of the path has pinned.
+    let mut others = [
+        connect(&edge, &client(&edge, Some(&other), "http/1.1", VERSIONS[1])).await.unwrap(),
+        connect(&edge, &client(&edge, None, "http/1.1", VERSIONS[1])).await.unwrap(),
+    ];
+    for _ in 0..25 {
+        for wire in &mut others {
+            wire.ask(&forged).await.check(401, "signature_invalid");
+        }
+    }
+    for wire in &mut others {
+        wire.ask(&forged).await.check(429, "rate_limited");
+    }
+    exempt.ask(&forged).await.check(401, "signature_invalid");
+    exempt.ask(&Ask::good()).await.check(200, "received");
+    drop((exempt, others));
+    edge.finish().await;
+}
+
+#[tokio::test]
 async fn pins_revocations_and_authorities_are_reloaded() {
     let (authority, next_authority) = (Authority::new("present"), Authority::new("next"));
     let (one, two) = (authority.issue(1), authority.issue(2));

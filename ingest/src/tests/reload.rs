@@ -9,6 +9,7 @@ use common::envelope::Format;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::RwLock;
 use tokio_rustls::TlsConnector;
@@ -298,6 +299,110 @@ async fn what_needs_a_start_is_told_and_the_rest_takes_effect() {
     edge.configured(ACME).await;
     assert_eq!(waiting(&edge), 0.0);
     edge.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_used_up_stays_so_until_its_limit_is_another() {
+    let edge = start().await;
+    let limits = |of_source: u32, of_failures: u32, more: &str| {
+        format!(
+            "{ACME}requests_per_second = 1\nburst = {of_source}\n\
+             [limits]\nfailed_authentications_burst = {of_failures}\n{more}"
+        )
+    };
+    edge.configured(&limits(1, 1, "")).await;
+    let mut wire = edge.http1().await;
+    let forged = signed(b"nobody-has-this-secret");
+    wire.ask(&Ask::good()).await.check(200, "received");
+    wire.ask(&forged).await.check(401, "signature_invalid");
+    for more in ["", "uri_bytes_max = 1000\n", ""] {
+        edge.configured(&limits(1, 1, more)).await;
+        wire.ask(&Ask::good()).await.check(429, "source_rate_limited");
+        wire.ask(&forged).await.check(429, "rate_limited");
+    }
+    // Where the source's requests come is no matter, nor by which secret.
+    let moved = limits(1, 1, "").replace("burst = 1\n[", "burst = 1\npath = \"/new\"\n[").replace("acme.s1", "acme.s2");
+    edge.configured(&moved).await;
+    wire.ask(&signed(SECOND_SECRET).to("/new")).await.check(429, "source_rate_limited");
+    edge.configured(&limits(2, 1, "")).await;
+    wire.ask(&Ask::good()).await.check(200, "received");
+    wire.ask(&forged).await.check(429, "rate_limited");
+    edge.configured(&limits(2, 2, "")).await;
+    wire.ask(&Ask::good()).await.check(200, "received");
+    wire.ask(&Ask::good()).await.check(429, "source_rate_limited");
+    wire.ask(&forged).await.check(401, "signature_invalid");
+    drop(wire);
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn whom_a_client_is_may_be_told_anew() {
+    let edge = start().await;
+    let with = |listen: &str| {
+        let base = BASE.replace("server.key\" }", &format!("server.key\"{listen} }}"));
+        write(edge.dir.path(), "ingest.toml", format!("{base}{ACME}[rate]\nrequests_per_minute = 1\nburst = 1\n"));
+    };
+    with("");
+    edge.reloaded().await;
+    let mut wire = edge.http1().await;
+    let for_another = Ask::good().with("x-forwarded-for", "192.0.2.7");
+    wire.ask(&Ask::good()).await.check(200, "received");
+    wire.ask(&for_another).await.check(429, "rate_limited");
+    with(", forwarded.trusted = [\"127.0.0.1/32\"]");
+    edge.reloaded().await;
+    wire.ask(&for_another).await.check(200, "received");
+    wire.ask(&for_another).await.check(429, "rate_limited");
+    // Connections that begin later need a header, and those there are go on.
+    with(", proxy_protocol.trusted = [\"127.0.0.1/32\"]");
+    edge.reloaded().await;
+    let mut stream = TcpStream::connect(edge.address()).await.unwrap();
+    stream.write_all(b"\x16\x03\x01 not a header").await.unwrap();
+    edge.until("it is closed", |edge| edge.connection_outcome("proxy_header_invalid") == 1.0).await;
+    wire.ask(&for_another).await.check(429, "rate_limited");
+    drop(wire);
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn a_limit_that_nodes_share_is_set_up_at_the_start() {
+    // Nobody listens there: each node goes on by itself.
+    let rate = |store: &str, burst: u32, more: &str| {
+        format!(
+            "{ACME}[rate]\nrequests_per_minute = 1\nburst = {burst}\nstore = \"{store}\"\n\
+             redis = {{ address = \"127.0.0.1:1\"{more} }}\n"
+        )
+    };
+    let edge = Edge::start_from_file(|dir| {
+        write(dir, "redis", "the-password");
+        configure(dir, &rate("redis", 1, ", password_file = \"redis\""));
+    })
+    .await;
+    let waiting = |edge: &Edge| edge.metrics.value("ingest_config_restart_needed", &[]);
+    let mut wire = edge.http1().await;
+    wire.ask(&Ask::good()).await.check(200, "received");
+    wire.ask(&Ask::good()).await.check(429, "rate_limited");
+    for (store, burst) in [("redis", 2), ("memory", 1), ("memory", 2)] {
+        edge.configured(&rate(store, burst, ", password_file = \"redis\"").replace("acme.s1", "acme.s2")).await;
+        assert_eq!(waiting(&edge), 1.0, "{store} {burst}");
+        wire.ask(&signed(SECOND_SECRET)).await.check(429, "rate_limited");
+    }
+    // The password may be another: it is read with everything else.
+    let same = rate("redis", 1, ", password_file = \"redis\"");
+    write(edge.dir.path(), "redis", "the-next-password");
+    edge.configured(&same).await;
+    assert_eq!(waiting(&edge), 0.0);
+    std::fs::remove_file(edge.dir.path().join("redis")).unwrap();
+    assert_eq!(edge.mistakes().await, ["rate.redis.password_file"]);
+    wire.ask(&Ask::good()).await.check(429, "rate_limited");
+    drop(wire);
+    edge.finish().await;
+
+    let alone = Edge::start_from_file(|dir| configure(dir, &rate("memory", 1, ""))).await;
+    alone.configured(&rate("redis", 1, "")).await;
+    assert_eq!(waiting(&alone), 1.0);
+    alone.configured(&rate("memory", 2, "")).await;
+    assert_eq!(waiting(&alone), 0.0);
+    alone.finish().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! Each test has its own topics, and its books must balance at its end. See the crate `tests` for the harness.
 
+mod alerts;
 mod cold;
 mod consumer;
 mod delivery;
@@ -14,6 +15,7 @@ mod operator;
 mod others;
 mod outage;
 mod patience;
+mod rate;
 mod repeats;
 mod secrecy;
 mod secured;
