@@ -15,19 +15,19 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Which proxies are believed.
 #[derive(Debug, Clone)]
-pub(crate) struct Forwarded {
+pub struct Forwarded {
     trusted: Vec<IpNet>,
     header: ForwardedHeader,
 }
 
 impl Forwarded {
     /// As configured; without a trusted network, nobody is believed.
-    pub(crate) fn new(config: &config::Forwarded) -> Self {
+    pub fn new(config: &config::Forwarded) -> Self {
         Self { trusted: config.trusted.clone(), header: config.header }
     }
 
     /// The client behind `peer`.
-    pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let mut hops = self.hops(headers);
         while trusts(&self.trusted, client) {
@@ -40,14 +40,39 @@ impl Forwarded {
 
     /// The addresses of the list, from its right end.
     fn hops<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = Option<IpAddr>> + use<'h> {
-        let (name, entry): (_, fn(&str) -> Option<IpAddr>) = match self.header {
+        let (name, entry): (_, fn(&[u8]) -> Option<IpAddr>) = match self.header {
             ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, address),
             ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
         };
         let lines = headers.get_all(name).iter().rev();
-        let entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-        entries.map(move |text| entry(std::str::from_utf8(text).ok()?))
+        let entries = lines.flat_map(|line| rsplit(line.as_bytes(), b','));
+        entries.map(entry)
     }
+}
+
+/// Splits a list from its right end, but not where it is quoted: a proxy may quote what its client says. Whatever stands to the
+/// left of a well-formed entry does not change how that one is read.
+fn rsplit(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(list);
+    std::iter::from_fn(move || {
+        let list = left?;
+        let mut quoted = false;
+        let separates = |&at: &usize| {
+            quoted ^= list[at] == b'"' && !is_escaped(&list[..at]);
+            !quoted && list[at] == separator
+        };
+        let (rest, entry) = match (0..list.len()).rev().find(separates) {
+            Some(at) => (Some(&list[..at]), &list[at + 1..]),
+            None => (None, list),
+        };
+        left = rest;
+        Some(entry)
+    })
+}
+
+/// Whether what follows these bytes in a quoted string stands for itself.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// Whether an address belongs to one of these networks.
@@ -57,16 +82,18 @@ pub(crate) fn trusts(networks: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// The address in one element of `Forwarded`.
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    // Another parameter may be no text.
+    let texts = rsplit(element, b';').flat_map(std::str::from_utf8);
+    let mut pairs = texts.filter_map(|pair| pair.split_once('='));
     let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     let node = node.trim();
-    address(node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node))
+    address(node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node).as_bytes())
 }
 
 /// An address, with or without brackets and port.
-fn address(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
     address.as_ref().map(IpAddr::to_canonical)
@@ -78,14 +105,14 @@ mod tests {
 
     use super::*;
 
-    fn check(header: ForwardedHeader, peer: &str, lines: &[(&'static str, &str)], expect: &str) {
+    fn check<V: AsRef<[u8]>>(header: ForwardedHeader, peer: &str, lines: &[(&'static str, V)], expect: &str) {
         let trusted = ["10.0.0.0/8", "2001:db8:ff::/48"].map(|network| network.parse().unwrap()).to_vec();
         let forwarded = Forwarded::new(&config::Forwarded { trusted, header });
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value.as_ref()).unwrap());
         }
-        assert_eq!(forwarded.client(peer.parse().unwrap(), &headers).to_string(), expect, "{peer} {lines:?}");
+        assert_eq!(forwarded.client(peer.parse().unwrap(), &headers).to_string(), expect, "{peer} {headers:?}");
     }
 
     #[test]
@@ -124,7 +151,8 @@ mod tests {
             check(ForwardedHeader::XForwardedFor, "10.0.0.1", &[("x-forwarded-for", list)], "10.0.0.1");
         }
         check(ForwardedHeader::XForwardedFor, "10.0.0.1", &[("x-forwarded-for", "unknown, 10.2.3.4")], "10.2.3.4");
-        check(ForwardedHeader::XForwardedFor, "10.0.0.1", &[], "10.0.0.1");
+        check(ForwardedHeader::XForwardedFor, "10.0.0.1", &[("x-forwarded-for", b"192.0.2.7\xff")], "10.0.0.1");
+        check::<&str>(ForwardedHeader::XForwardedFor, "10.0.0.1", &[], "10.0.0.1");
     }
 
     #[test]
@@ -147,5 +175,24 @@ mod tests {
         check("for=198.51.100.1, for=unknown", "10.0.0.1");
         check("for=198.51.100.1, for=\"192.0.2.7", "10.0.0.1");
         check("192.0.2.7", "10.0.0.1");
+    }
+
+    #[test]
+    fn what_is_quoted_is_neither_an_element_nor_a_parameter() {
+        let check = |list: &str, expect| check(ForwardedHeader::Forwarded, "10.0.0.1", &[("forwarded", list)], expect);
+        // A proxy may quote what its client says: a name of a host may have these characters.
+        check("for=192.0.2.7;host=\"a,for=198.51.100.1;x=\";proto=https", "192.0.2.7");
+        check("for=192.0.2.7;host=\"a;for=198.51.100.1\"", "192.0.2.7");
+        check("host=\"a;for=198.51.100.1;x=\";for=192.0.2.7", "192.0.2.7");
+        check("for=192.0.2.7;host=\"a\\\",for=198.51.100.1;x=\\\"\"", "192.0.2.7");
+        check("host=\"a\\\\\";for=192.0.2.7;by=\"\"", "192.0.2.7");
+        let no_text = [("forwarded", b"for=192.0.2.7;host=\"\xff\"")];
+        super::tests::check(ForwardedHeader::Forwarded, "10.0.0.1", &no_text, "192.0.2.7");
+        // What the client itself wrote, to the left, cannot swallow what was added.
+        for begun in ["for=\"", "for=\"\\", "host=\"a,for=\\\"", "\"\"\"", "\\"] {
+            for added in ["for=192.0.2.7", "for=\"192.0.2.7:1\";host=\"b\", for=10.2.3.4"] {
+                check(&format!("{begun}, {added}"), "192.0.2.7");
+            }
+        }
     }
 }

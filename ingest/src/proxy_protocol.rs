@@ -29,7 +29,7 @@ const REST_LEN_MAX: usize = 4096;
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Header {
+pub enum Header {
     /// The balancer speaks for itself, or does not say for whom: the peer's own address counts.
     Local,
     /// The balancer speaks for this client.
@@ -88,7 +88,7 @@ impl Fixed {
 }
 
 /// Reads a header. What is none is an error of kind [`ErrorKind::InvalidData`].
-pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Header> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Header> {
     let invalid = |error| Error::new(ErrorKind::InvalidData, error);
     let mut fixed = [0; FIXED_LEN];
     stream.read_exact(&mut fixed).await?;
@@ -118,6 +118,8 @@ pub(crate) async fn is_announced(stream: &mut TcpStream) -> Result<bool> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     /// A header with this command, family, addresses and TLVs.
@@ -184,6 +186,35 @@ pub(crate) mod tests {
         }
         assert!(parse(&header(0x21, 0x21, &[0; 35])).await.is_err());
         assert!(parse(&header(0x20, 0x00, &vec![0; REST_LEN_MAX + 1])).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_begins_a_tls_record_is_left_on_the_stream() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let arrived = async |bytes: &[u8]| {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(bytes).await.unwrap();
+            drop(client);
+            listener.accept().await.unwrap().0
+        };
+        for bytes in [&b"\x16\x03\x01"[..], b"\0", b"\xff", b"GET / HTTP/1.1\r\n"] {
+            let mut stream = arrived(bytes).await;
+            assert!(!is_announced(&mut stream).await.unwrap(), "{bytes:?}");
+            let mut left = Vec::new();
+            stream.read_to_end(&mut left).await.unwrap();
+            assert_eq!(left, bytes);
+        }
+        for bytes in [&header_for("192.0.2.7")[..], &SIGNATURE, &SIGNATURE_V1, b"PROXY UNKNOWN\r\n"] {
+            assert!(is_announced(&mut arrived(bytes).await).await.unwrap(), "{bytes:?}");
+        }
+        for (bytes, kind) in [
+            (&b"POST / HTTP/1.1\r\n"[..], ErrorKind::InvalidData),
+            (b"\r\n\r\n\0\r\nQUIT\r", ErrorKind::InvalidData),
+            (b"PROXY", ErrorKind::UnexpectedEof),
+            (&SIGNATURE[..11], ErrorKind::UnexpectedEof),
+        ] {
+            assert_eq!(is_announced(&mut arrived(bytes).await).await.unwrap_err().kind(), kind, "{bytes:?}");
+        }
     }
 
     #[tokio::test]

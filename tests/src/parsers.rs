@@ -10,6 +10,7 @@ mod envelopes;
 mod json;
 mod payload;
 mod progress;
+mod proxies;
 mod records;
 mod signed;
 mod standard;
@@ -52,6 +53,8 @@ pub const TARGETS: &[Target] = &[
     signed::TIMESTAMP,
     signed::RETRY_AFTER,
     standard::STANDARD_WEBHOOKS,
+    proxies::PROXY_HEADER,
+    proxies::FORWARDED,
     envelopes::NATIVE,
     envelopes::JWE,
     records::RECORD,
@@ -178,6 +181,16 @@ mod tests {
     #[test]
     fn standard_webhooks_headers() {
         keeps_to_its_grammar(&standard::STANDARD_WEBHOOKS);
+    }
+
+    #[test]
+    fn proxy_header() {
+        keeps_to_its_grammar(&proxies::PROXY_HEADER);
+    }
+
+    #[test]
+    fn forwarded_headers() {
+        keeps_to_its_grammar(&proxies::FORWARDED);
     }
 
     #[test]
