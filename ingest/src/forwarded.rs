@@ -40,13 +40,17 @@ impl Forwarded {
 
     /// The addresses of the list, from its right end.
     fn hops<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = Option<IpAddr>> + use<'h> {
-        let (name, entry): (_, fn(&[u8]) -> Option<IpAddr>) = match self.header {
-            ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, address),
-            ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
+        let header = self.header;
+        let name = match header {
+            ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+            ForwardedHeader::Forwarded => FORWARDED,
         };
         let lines = headers.get_all(name).iter().rev();
         let entries = lines.flat_map(|line| rsplit(line.as_bytes(), b','));
-        entries.map(entry)
+        entries.map(move |entry| match header {
+            ForwardedHeader::XForwardedFor => address(entry),
+            ForwardedHeader::Forwarded => forwarded_for(entry),
+        })
     }
 }
 
