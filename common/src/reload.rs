@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -111,13 +112,21 @@ fn mark(file: &Path) -> Option<Mark> {
 
 /// Asks for a reload. Clones ask the same reloader.
 #[derive(Debug, Clone)]
-pub struct Reload(mpsc::Sender<oneshot::Sender<Result<u64, ReloadError>>>);
+pub struct Reload {
+    asking: mpsc::Sender<oneshot::Sender<Result<u64, ReloadError>>>,
+    generation: Arc<AtomicU64>,
+}
 
 impl Reload {
+    /// The number of the configuration in effect.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
     /// Reads everything anew, and answers the generation that took effect. When this has answered, it has.
     pub async fn now(&self) -> Result<u64, ReloadError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(answer).await.map_err(|_| ReloadError::Ended)?;
+        self.asking.send(answer).await.map_err(|_| ReloadError::Ended)?;
         answered.await.unwrap_or(Err(ReloadError::Ended))
     }
 }
@@ -159,7 +168,7 @@ pub struct Reloader {
     seen: Option<Marks>,
     /// What the last reading failed of, and when, by the monotonic clock.
     failure: Option<(String, Duration)>,
-    generation: u64,
+    generation: Arc<AtomicU64>,
     metrics: ReloadMetrics,
     clock: Clock,
 }
@@ -172,6 +181,8 @@ pub struct Start {
     pub metrics: Metrics,
     /// Time.
     pub clock: Clock,
+    /// The number of the running configuration: 1 when the process starts.
+    pub generation: u64,
     /// How the files were before the running configuration was read.
     pub marks: Marks,
     /// What is told about the running configuration.
@@ -179,16 +190,16 @@ pub struct Start {
 }
 
 impl Reloader {
-    /// A reloader of a configuration that has just taken effect, as generation 1.
+    /// A reloader of a configuration that has just taken effect.
     pub fn new(start: Start, read: Read) -> Self {
-        let Start { name, metrics, clock, marks, facts } = start;
+        let Start { name, metrics, clock, generation, marks, facts } = start;
         let mut reloader = Self {
             read,
             files: marks.0.keys().cloned().collect(),
             known: marks,
             seen: None,
             failure: None,
-            generation: 1,
+            generation: Arc::new(AtomicU64::new(generation)),
             metrics: ReloadMetrics::new(name, metrics),
             clock,
         };
@@ -199,7 +210,7 @@ impl Reloader {
     /// Runs it as a task of the group, which looks at the files at each interval; never if that is zero.
     pub fn start(mut self, group: &Group, interval: Duration) -> Reload {
         let (asking, mut asked) = mpsc::channel::<oneshot::Sender<_>>(1);
-        let over = group.token();
+        let (over, generation) = (group.token(), self.generation.clone());
         group.spawn("reload", async move {
             loop {
                 tokio::select! {
@@ -213,7 +224,7 @@ impl Reloader {
                 }
             }
         });
-        Reload(asking)
+        Reload { asking, generation }
     }
 
     /// Reloads if the files have changed since the last reading and not since the last look.
@@ -244,12 +255,12 @@ impl Reloader {
         match outcome {
             Ok(ready) => {
                 (ready.apply)();
-                self.generation += 1;
+                let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
                 self.failure = None;
                 self.metrics.applied.increment(1);
-                tracing::info!(generation = self.generation, "configuration reloaded");
+                tracing::info!(generation, "configuration reloaded");
                 self.tell(&ready.facts);
-                Ok(self.generation)
+                Ok(generation)
             }
             Err(mistakes) => {
                 self.metrics.failed.increment(1);
@@ -257,7 +268,7 @@ impl Reloader {
                 if self.failure.as_ref().is_none_or(|(before, _)| *before != told) {
                     for mistake in mistakes.iter() {
                         tracing::error!(
-                            generation = self.generation,
+                            generation = self.generation.load(Ordering::SeqCst),
                             "not reloaded, the last good configuration stays: {mistake}"
                         );
                     }
@@ -269,7 +280,7 @@ impl Reloader {
     }
 
     fn tell(&mut self, facts: &Facts) {
-        self.metrics.generation.set(self.generation as f64);
+        self.metrics.generation.set(self.generation.load(Ordering::SeqCst) as f64);
         self.metrics.reloaded.set(self.clock.unix_s() as f64);
         self.metrics.restart_needed.set(facts.restart.len() as f64);
         for key in &facts.restart {

@@ -184,7 +184,7 @@ pub async fn start_from(
 
     let reloading =
         Reloading { running: config.clone(), edge: edge.clone(), server: server.clone(), group: group.clone() };
-    let begun = common::reload::Start { name: "ingest", metrics: metrics.clone(), clock, marks, facts };
+    let begun = common::reload::Start { name: "ingest", metrics: metrics.clone(), clock, generation: 1, marks, facts };
     let reloader = Reloader::new(begun, Arc::new(move || reloading.read(&load)));
     let reload = reloader.start(&group, config.reload.interval);
 

@@ -1,12 +1,14 @@
 //! The processor's process: configuration, signals, exit status.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use common::config::{EXIT_STATUS, environment};
 use common::hardening::harden;
 use common::reload::Hangups;
+use common::shutdown::Group;
 use common::telemetry::{install_logging, install_metrics};
 use processor::config::Config;
 use processor::{Deps, start_from};
@@ -49,28 +51,41 @@ pub(crate) fn main() -> ExitCode {
 
 async fn run(config: Config, file: Option<PathBuf>) -> ExitCode {
     let deadline = config.group.drain_deadline + STOP_MARGIN;
-    let deps = Deps::system(install_metrics());
+    let metrics = install_metrics();
     // Before it joins its groups: from then on a signal must not cut anything off.
-    let (asked_to_stop, hangups, tasks) = (deps.tasks.on_signals(), Hangups::take(), deps.tasks.clone());
-    let load = move || Ok((Config::load(file.as_deref(), environment())?, file.iter().cloned().collect()));
-    let running = match start_from(load, deps).await {
-        Ok(running) => running,
-        Err(error) => {
-            tracing::error!(%error, "the processor can't start");
-            return ExitCode::from(69);
+    let mut asked_to_stop = pin!(Group::new().on_signals());
+    let mut generation = 1;
+    loop {
+        let (deps, hangups, file) = (Deps::system(metrics.clone()), Hangups::take(), file.clone());
+        let deps = Deps { generation, ..deps };
+        let tasks = deps.tasks.clone();
+        let load = move || Ok((Config::load(file.as_deref(), environment())?, file.iter().cloned().collect()));
+        let running = match start_from(load, deps).await {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::error!(%error, "the processor can't start");
+                return ExitCode::from(69);
+            }
+        };
+        tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
+        let reload = running.reload().clone();
+        hangups.reload(reload.clone(), &tasks);
+        let is_asked = tokio::select! {
+            () = &mut asked_to_stop => true,
+            () = running.superseded() => false,
+        };
+        tracing::info!(anew = !is_asked, "processor stopping");
+        // A synchronous commit has no deadline of its own; with Kafka away, leaving without it only means replays.
+        if tokio::time::timeout(deadline, running.stop()).await.is_err() {
+            tracing::error!(?deadline, "the processor did not stop in time");
+            std::process::exit(70);
         }
-    };
-    tracing::info!(admin = %running.admin_address(), version = env!("CARGO_PKG_VERSION"), "processor started");
-    hangups.reload(running.reload().clone(), &tasks);
-    asked_to_stop.await;
-    tracing::info!("processor stopping");
-    // A synchronous commit has no deadline of its own; with Kafka away, leaving without it only means replays.
-    if tokio::time::timeout(deadline, running.stop()).await.is_err() {
-        tracing::error!(?deadline, "the processor did not stop in time");
-        std::process::exit(70);
+        tracing::info!("processor stopped");
+        if is_asked {
+            return ExitCode::SUCCESS;
+        }
+        generation = reload.generation();
     }
-    tracing::info!("processor stopped");
-    ExitCode::SUCCESS
 }
 
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {

@@ -1,4 +1,7 @@
 //! Reading a running processor's configuration anew: keys, sources, and what HTTP sinks trust and sign with.
+//!
+//! A Kafka client keeps the credentials that it was made with. When they change, and the brokers take the new ones, the
+//! processor is told to start anew within its process: its members leave and come back as the same static ones.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,9 +10,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use common::config::{Mistake, Mistakes};
 use common::id::SinkId;
+use common::kafka::admin::Admin;
 use common::kafka::client::Credentials;
 use common::reload::{Facts, Reading, Ready};
 use common::tls;
+use tokio::sync::Notify;
 
 use crate::config::{Config, SinkKind};
 use crate::keys::Keys;
@@ -25,6 +30,8 @@ pub(crate) struct Reloading {
     pub(crate) keys: Arc<ArcSwap<Keys>>,
     /// Its HTTP sinks.
     pub(crate) links: BTreeMap<SinkId, Arc<ArcSwap<Link>>>,
+    /// Told when it must start anew.
+    pub(crate) superseded: Arc<Notify>,
 }
 
 /// Every file that a configuration consists of.
@@ -70,6 +77,15 @@ impl Reloading {
         }
     }
 
+    /// What the brokers say against new credentials.
+    fn refused(&self, config: &Config, key: &str) -> Option<Mistake> {
+        let of_sink = |(name, sink): (&SinkId, _)| (format!("sink.{name}.kafka") == key).then_some(sink);
+        let kafka = config.sink.iter().map(|(name, sink)| (name, &sink.kafka)).find_map(of_sink);
+        let asked = Admin::new(kafka.unwrap_or(&config.kafka)).map_err(|error| error.to_string());
+        let asked = asked.and_then(|admin| admin.cluster().map_err(|error| error.to_string()));
+        asked.err().map(|error| Mistake::new(key, format!("the brokers don't take the new credentials: {error}")))
+    }
+
     fn ready(&self, config: &Config) -> Result<Ready, Mistakes> {
         let mut mistakes = Vec::new();
         let keys = Keys::load(config).map_err(|wrong| mistakes.extend(wrong.iter().cloned()));
@@ -90,14 +106,19 @@ impl Reloading {
         let (Ok(keys), Ok(credentials), Ok(expiries)) = (keys, credentials, expiries) else {
             unreachable!("each that is missing left a mistake")
         };
-        let mut restart = config.restart_keys(&self.running);
+        let restart = config.restart_keys(&self.running);
         let changed = |key: &&String| credentials.get(*key) != self.credentials.get(*key) && !restart.contains(*key);
-        let changed: Vec<String> = credentials.keys().filter(changed).cloned().collect();
-        restart.extend(changed);
-        let in_effect = self.keys.clone();
+        let changed: Vec<&String> = credentials.keys().filter(changed).collect();
+        let refused = changed.iter().filter_map(|key| self.refused(config, key)).collect();
+        Mistakes::none_in(refused)?;
+        let (in_effect, superseded) = (self.keys.clone(), self.superseded.clone());
+        let is_superseded = !changed.is_empty();
         let apply = move || {
             in_effect.store(Arc::new(keys));
             links.into_iter().for_each(|(running, link)| running.store(link));
+            if is_superseded {
+                superseded.notify_one();
+            }
         };
         Ok(Ready { apply: Box::new(apply), facts: Facts { restart, expiries } })
     }

@@ -21,6 +21,7 @@ use common::shutdown::Group as Tasks;
 use common::telemetry::Metrics;
 use common::topics::{Group, Topic};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::Config;
@@ -55,6 +56,8 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Ends the process.
     pub die: Die,
+    /// The number of the configuration that it starts with: 1, unless the process ran another before.
+    pub generation: u64,
 }
 
 impl Deps {
@@ -64,7 +67,7 @@ impl Deps {
             tracing::error!(why, "ending the process: what it may still do is in doubt");
             std::process::exit(70);
         };
-        Self { tasks: Tasks::new(), clock: Clock::system(), metrics, die: Arc::new(die) }
+        Self { tasks: Tasks::new(), clock: Clock::system(), metrics, die: Arc::new(die), generation: 1 }
     }
 }
 
@@ -127,6 +130,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     health: Health,
     reload: Reload,
+    superseded: Arc<Notify>,
     tasks: Tasks,
     // Locked as long as it runs.
     _slot: Option<Slot>,
@@ -214,12 +218,21 @@ pub async fn start_from(
             tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
         }
     }
-    let reloading = Reloading { running: config.clone(), credentials, keys, links };
+    let superseded = Arc::new(Notify::new());
+    let reloading = Reloading { running: config.clone(), credentials, keys, links, superseded: superseded.clone() };
     let facts = Facts { restart: Vec::new(), expiries };
-    let begun = Start { name: "processor", metrics: deps.metrics, clock: deps.clock, marks, facts };
+    let begun = Start {
+        name: "processor",
+        metrics: deps.metrics,
+        clock: deps.clock,
+        generation: deps.generation,
+        marks,
+        facts,
+    };
     let reloader = Reloader::new(begun, Arc::new(move || reloading.read(&load)));
     let reload = reloader.start(&deps.tasks, config.reload.interval);
-    Ok(Running { admin_address, consumers, pipelines, sinks, store, health, reload, tasks: deps.tasks, _slot: slot })
+    let tasks = deps.tasks;
+    Ok(Running { admin_address, consumers, pipelines, sinks, store, health, reload, superseded, tasks, _slot: slot })
 }
 
 impl Running {
@@ -236,6 +249,11 @@ impl Running {
     /// Reads its configuration anew.
     pub fn reload(&self) -> &Reload {
         &self.reload
+    }
+
+    /// Ends when its credentials for Kafka are others than those it started with: stop it and start another.
+    pub async fn superseded(&self) {
+        self.superseded.notified().await;
     }
 
     /// Leaves in order: fence, drain, commit, close; then waits for what was handed on.

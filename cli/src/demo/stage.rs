@@ -110,8 +110,13 @@ impl Stage {
         let deps = ingest::Deps { group: edge.clone(), clock: clock.clone(), metrics: metrics.clone() };
         let ingest = ingest::start(ingest_config, deps).await.context("starting ingest")?;
         let doubt = Arc::default();
-        let deps =
-            processor::Deps { tasks: Group::new(), clock: clock.clone(), metrics: metrics.clone(), die: die(&doubt) };
+        let deps = processor::Deps {
+            tasks: Group::new(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            die: die(&doubt),
+            generation: 1,
+        };
         let processor = processor::start(config.clone(), deps).await.context("starting the processor")?;
         let real = cluster.is_some();
         let stage = Self { clock, metrics, ingest, processor, config, edge, sinks, watch, doubt, real, embedded, dir };

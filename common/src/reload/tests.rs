@@ -51,7 +51,8 @@ impl Program {
             });
             Reading { files: vec![file.clone()], outcome }
         });
-        let start = Start { name: "test", metrics: metrics.clone(), clock, marks, facts: Facts::default() };
+        let start =
+            Start { name: "test", metrics: metrics.clone(), clock, generation: 1, marks, facts: Facts::default() };
         let reload = Reloader::new(start, again).start(&group, interval);
         Self { dir, in_effect, readings, metrics, hand, group, reload }
     }

@@ -19,7 +19,8 @@ const INGEST_PASSWORD: &str = "canary-password-of-ingest";
 const NEXT_PASSWORD: &str = "canary-next-password-of-ingest";
 const PLAIN_PASSWORD: &str = "canary-plain-password";
 const WRONG_PASSWORD: &str = "canary-wrong-password";
-const PASSWORDS: [&str; 4] = [INGEST_PASSWORD, NEXT_PASSWORD, PLAIN_PASSWORD, WRONG_PASSWORD];
+const NEXT_PROCESSOR_PASSWORD: &str = "canary-next-password-of-processor";
+const PASSWORDS: [&str; 5] = [INGEST_PASSWORD, NEXT_PASSWORD, PLAIN_PASSWORD, WRONG_PASSWORD, NEXT_PROCESSOR_PASSWORD];
 /// How long a broker may take to know what it was told.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -203,6 +204,39 @@ async fn with_users_certificates_and_just_the_rights_of_the_page_everything_work
         })
         .await?;
         client.send("evt-after-sighup").await?;
+        stack.settled().await?;
+
+        // The same for the processor, which starts anew within its process.
+        let words: Vec<String> = commands("kafka-configs.sh")[1]
+            .iter()
+            .map(|word| word.replace("PROCESSOR-PASSWORD", NEXT_PROCESSOR_PASSWORD))
+            .collect();
+        broker.tool("kafka-configs.sh", &words).await?;
+        let pid = stack.processor(0).pid();
+        std::fs::write(&processors, NEXT_PROCESSOR_PASSWORD)?;
+        let started = async |stack: &mut Stack, times: usize| {
+            until("the processor starts anew", DEADLINE, async || {
+                let started = stack.processor(0).log_lines("processor started")?.len();
+                Ok((started == times).then_some(()))
+            })
+            .await?;
+            stack.processor(0).ready().await
+        };
+        started(stack, 2).await?;
+        assert_eq!(stack.processor(0).metric("processor_config_generation", &[]).await?, 2.0);
+        client.send("evt-next-processor-password").await?;
+        stack.settled().await?;
+        std::fs::write(&processors, WRONG_PASSWORD)?;
+        until("the wrong one is refused", DEADLINE, async || {
+            let failed = stack.processor(0).metric("processor_config_reloads_total", &[("outcome", "failed")]);
+            Ok((failed.await? >= 1.0).then_some(()))
+        })
+        .await?;
+        client.send("evt-last-good-processor-password").await?;
+        stack.settled().await?;
+        std::fs::write(&processors, NEXT_PROCESSOR_PASSWORD)?;
+        assert_eq!(stack.processor(0).log_lines("processor started")?.len(), 2, "and nothing is started anew");
+        assert_eq!(stack.processor(0).pid(), pid, "nor was it the first time");
         stack.ingest(0).stop().await?;
 
         comes_by(stack, "ingest", &[setting!("SASL__PASSWORD_FILE", &wrong)]);
@@ -252,6 +286,7 @@ async fn with_users_certificates_and_just_the_rights_of_the_page_everything_work
 
         for password in PASSWORDS {
             ensure!(stack.ingest(0).log_lines(password)?.is_empty(), "a password is in the log");
+            ensure!(stack.processor(0).log_lines(password)?.is_empty(), "a password is in the processor's log");
         }
         Ok(())
     })
