@@ -271,8 +271,11 @@ fn recognised(history: &History, findings: &mut Findings) -> HashMap<Place, Even
     ids
 }
 
-/// How many dispatches of an event, sink by sink, were under way in a process when another answer of that sink was lost
-/// there.
+/// Lost answers nearer to each other than this, in nanoseconds, made the client write again once.
+const MOMENT: u64 = 50_000_000;
+
+/// How often, while an event was on its way to a sink, other answers of that sink were lost in the same process. Before the
+/// client gave the event up, too: then it wrote it again, and gave it up later.
 fn beside_lost_answers(
     entries: &[Entry],
     sink_of: impl Fn(&Place) -> Option<usize>,
@@ -292,13 +295,15 @@ fn beside_lost_answers(
             What::Started(place) => {
                 begun.insert((entry.life, *place), entry.at);
             }
-            What::Answered { place, id, answer: Answer::Ok, .. } => {
+            What::Answered { place, id, answer: answer @ (Answer::Ok | Answer::Unknown), .. } => {
                 let (Some(sink), Some(from)) = (sink_of(place), begun.remove(&(entry.life, *place))) else { continue };
                 let times = lost.get(&(entry.life, sink)).map(Vec::as_slice).unwrap_or_default();
-                let first = times.partition_point(|time| *time < from);
-                if times.get(first).is_some_and(|time| *time <= entry.at) {
-                    *beside.entry((sink, *id)).or_default() += 1;
-                }
+                // Not the loss of this answer itself.
+                let end = if *answer == Answer::Ok { entry.at } else { entry.at.saturating_sub(MOMENT) };
+                let during = &times[times.partition_point(|time| *time < from)..];
+                let during = &during[..during.partition_point(|time| *time <= end)];
+                let moments = during.chunk_by(|one, next| next - one < MOMENT).count();
+                *beside.entry((sink, *id)).or_default() += moments;
             }
             What::Answered { .. } | What::Committed { .. } | What::Gained(_) | What::Left(_) => {}
         }

@@ -15,7 +15,7 @@ impl Story {
     }
 
     fn note(mut self, life: Life, what: What) -> Self {
-        let at = self.0.journal.entries.len() as u64;
+        let at = self.0.journal.entries.len() as u64 * 1_000_000_000;
         self.0.journal.entries.push(Entry { at, life, what });
         self
     }
@@ -175,4 +175,18 @@ fn a_client_that_writes_again_explains_what_it_wrote_beside_a_lost_answer_and_no
     let mut of_http = beside(true);
     of_http.0.sinks[0].rewrites = false;
     of_http.violates(&[Invariant::Unexplained]);
+}
+
+#[test]
+fn an_event_that_its_client_gave_up_may_have_been_written_again_beside_an_earlier_lost_answer() {
+    // Three effects of the second event: written, written again beside the first's loss, and delivered by its retry.
+    let given_up = |earlier: bool| {
+        let story = Story::new([1, 2]).start(0, 0).start(0, 1);
+        let story = story.answer(0, 0, 1, if earlier { Answer::Unknown } else { Answer::Ok });
+        let mut story = story.answer(0, 1, 2, Answer::Unknown).start(0, 2).effect(2).effect(2);
+        story.0.sinks[0].rewrites = true;
+        story
+    };
+    assert_eq!(given_up(true).violates(&[]).in_flight, 2);
+    given_up(false).violates(&[Invariant::Unexplained]);
 }
