@@ -13,7 +13,7 @@
 //! freed one to use, and holes don't pile up.
 //!
 //! Invariants, per segment: occupied slots ascend by id; each is at its home or after it, with no empty slot between. A
-//! segment grows when 8 of 9 homes' worth of ids is in it, and a sweep that leaves fewer than 10 of 13 shrinks it. No call
+//! segment grows when 6 of 7 homes' worth of ids is in it, and a sweep that leaves fewer than 14 of 19 shrinks it. No call
 //! passes over more than a segment or two, of some 33 000 slots each.
 //!
 //! Ids must be spread evenly, or the table is slow (never wrong). They are: keyed ids are HMACs, so a sender who chooses

@@ -123,7 +123,7 @@ impl<const N: usize> Segment<N> {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len * 9 >= self.homes * 8
+        self.len * 7 >= self.homes * 6
     }
 
     /// Whether it is to be split before another id is put in.
@@ -243,7 +243,7 @@ impl<const N: usize> Segment<N> {
             }
             at += 1;
         }
-        let roomy = self.len * 13 < self.homes * 10 && slots_for::<N>(self.len) < self.slots;
+        let roomy = self.len * 19 < self.homes * 14 && slots_for::<N>(self.len) < self.slots;
         // Times are counted anew long before one doesn't fit, and not each time.
         if roomy || oldest > 1 << 30 {
             self.rebuild(0, self.bases.at_time(oldest_ms), oldest_ms);
@@ -353,9 +353,9 @@ impl<const N: usize> Builder<N> {
     }
 }
 
-/// Slots for a load of five in six.
+/// Slots for a load of four in five.
 fn slots_for<const N: usize>(len: usize) -> usize {
-    let slots = len + len / 5 + 8;
+    let slots = len + len / 4 + 8;
     if slots > WHOLE_CHUNKS * N { slots.next_multiple_of(N) } else { slots }
 }
 
