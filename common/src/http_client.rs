@@ -182,7 +182,7 @@ impl HttpsClient {
         let mut moves_left = MOVES_MAX;
         loop {
             match self.client.request(request.clone().map(Full::new)).await {
-                Err(error) if moves_left > 0 && was_not_taken(&error) => moves_left -= 1,
+                Err(error) if moves_left > 0 && (was_not_taken(&error) || was_not_given(&error)) => moves_left -= 1,
                 answer => return answer,
             }
         }
@@ -204,6 +204,14 @@ pub fn was_not_taken(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// Whether a request was never given to a connection: the one that the pool had for it ended first. The pool tries another one by
+/// itself, but for a connection of which it learned only by ALPN that it speaks HTTP/2.
+fn was_not_given(error: &hyper_util::client::legacy::Error) -> bool {
+    // What a connection, TLS or the system says is an error of theirs. What has none of them is the pool's own.
+    std::error::Error::source(error)
+        .is_none_or(|cause| cause.source().is_none() && !cause.is::<hyper::Error>() && !cause.is::<std::io::Error>())
+}
+
 /// How long an answer asks us to wait, in either form of `Retry-After`. `None` if it does not say, or not legibly.
 pub fn retry_after(headers: &HeaderMap, now_s: u64) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -219,12 +227,7 @@ pub fn retry_after(headers: &HeaderMap, now_s: u64) -> Option<Duration> {
 }
 
 fn roots(options: &ClientOptions) -> Result<Arc<RootCertStore>, ClientError> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read some of the system's root certificates");
-    }
-    roots.add_parsable_certificates(system.certs);
+    let mut roots = tls::system_roots();
     for certificate in &options.extra_roots {
         roots.add(certificate.clone()).map_err(ClientError::Root)?;
     }

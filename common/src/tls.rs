@@ -141,11 +141,7 @@ pub fn server_config_for(
 pub fn client_config(ca: &ConfigPath) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca.if_set() {
         Some(path) => authorities(path)?,
-        None => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            roots
-        }
+        None => system_roots(),
     };
     let unusable = |cause| TlsError::Authority { path: ca.as_path().into(), cause };
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS).map_err(unusable)?;
@@ -158,6 +154,17 @@ fn verifier(clients: Clients<'_>) -> Result<Arc<dyn ClientCertVerifier>, TlsErro
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).with_crls(crls);
     let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|cause| TlsError::Clients { ca: clients.ca.into(), cause })
+}
+
+/// The authorities that the system trusts.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot read some of the system's root certificates");
+    }
+    roots.add_parsable_certificates(system.certs);
+    roots
 }
 
 /// The authorities in a PEM file, at least one.
