@@ -1,5 +1,9 @@
 //! Figures of several rounds.
 
+use std::fmt::Display;
+
+use serde_json::{Value, json};
+
 use crate::floor::Took;
 use crate::usage::as_f64;
 
@@ -24,6 +28,23 @@ pub fn rate(took: &[Took], records: u64) -> f64 {
 /// CPU time per record of each round, in µs.
 pub fn cpu_us(took: &[Took], records: u64) -> Vec<f64> {
     took.iter().map(|took| took.cpu_seconds * 1e6 / as_f64(records)).collect()
+}
+
+/// What is printed of rates and CPU times: medians, and each round's CPU time per record.
+pub fn raw(took: &[Took], records: u64) -> Value {
+    let cpu = cpu_us(took, records);
+    json!({ "records_per_second": rate(took, records), "cpu_us": median(cpu.iter().copied()), "cpu_us_each": cpu })
+}
+
+/// Prints a table for people, or beside it one object for programs.
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the benches are command-line tools")]
+pub fn tell(json: bool, table: impl Display, object: impl FnOnce() -> Value) {
+    if json {
+        eprintln!("{table}");
+        println!("{}", object());
+    } else {
+        println!("{table}");
+    }
 }
 
 /// A figure with as many digits as it bears.

@@ -13,8 +13,14 @@ pub mod consume;
 pub mod post;
 pub mod serve;
 
+use std::time::Duration;
+
+use anyhow::Result;
+use common::clock::Clock;
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
+
+use crate::usage::cpu;
 
 /// What a run took.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -23,6 +29,30 @@ pub struct Took {
     pub seconds: f64,
     /// CPU of the process in that time, in seconds.
     pub cpu_seconds: f64,
+}
+
+/// What a process takes from a moment on.
+pub struct Stopwatch {
+    clock: Clock,
+    pid: u32,
+    begun: Duration,
+    used: Duration,
+}
+
+impl Stopwatch {
+    /// From now on.
+    pub fn start(pid: u32) -> Result<Self> {
+        let clock = Clock::system();
+        Ok(Self { begun: clock.monotonic(), used: cpu(pid)?, clock, pid })
+    }
+
+    /// Until now.
+    pub fn took(&self) -> Result<Took> {
+        Ok(Took {
+            seconds: (self.clock.monotonic() - self.begun).as_secs_f64(),
+            cpu_seconds: (cpu(self.pid)? - self.used).as_secs_f64(),
+        })
+    }
 }
 
 fn client(bootstrap: &str) -> ClientConfig {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -42,10 +42,9 @@ impl Process {
     }
 
     /// Asks it to end, and waits until it has.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<ExitStatus> {
         kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
-        tokio::task::block_in_place(|| self.child.wait())?;
-        Ok(())
+        Ok(tokio::task::block_in_place(|| self.child.wait())?)
     }
 }
 

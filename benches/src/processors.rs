@@ -7,21 +7,19 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::clock::Clock;
 use common::id::SourceId;
 use common::kafka::admin::{Admin, TopicSpec};
 use common::kafka::client::KafkaConfig;
 use common::topics::Topic;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tests::answer::{get, metric};
 use tests::environment;
 use tests::materials::Materials;
 use tests::wait::until;
 
 use crate::events::Events;
-use crate::floor::Took;
-use crate::usage::{as_f64, cpu};
+use crate::floor::{Stopwatch, Took};
+use crate::process::Process;
+use crate::usage::as_f64;
 
 /// The name of the one source.
 pub const SOURCE: &str = "acme";
@@ -116,9 +114,7 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
     /// Makes a topic to be written to.
     pub async fn output(&self, name: &str) -> Result<String> {
         let name = format!("{}.out.{name}", self.prefix);
-        let partitions = self.options.partitions.try_into()?;
-        let settings = BTreeMap::from([("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())]);
-        self.admin.create(&TopicSpec { name: name.clone(), partitions, replication: 1, settings }).await?;
+        make_topic(&self.admin, &name, self.options.partitions.try_into()?).await?;
         Ok(name)
     }
 
@@ -150,40 +146,42 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
     /// Runs a processor until it has ended all records of a lane with an outcome. The time is from the first record that was
     /// counted to the last, as its own metrics say, looked at every 10 ms.
     pub async fn processor(&self, config: &Path, admin: SocketAddr, lane: &str, outcome: &str) -> Result<Took> {
-        let log = std::fs::File::create(config.with_extension("log"))?;
-        let program = environment::binary("processor")?;
-        let mut child = Command::new(program).arg("--config").arg(config).stderr(log).spawn()?;
-        let took = self.watch(child.id(), admin, &[("lane", lane), ("outcome", outcome)]).await;
-        kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
-        let status = tokio::task::block_in_place(|| child.wait())?;
+        let mut command = Command::new(environment::binary("processor")?);
+        command.arg("--config").arg(config);
+        let processor = Process::start(&mut command, &config.with_extension("log"), admin).await?;
+        let took = self.watch(processor.id(), admin, &[("lane", lane), ("outcome", outcome)]).await;
+        let status = processor.stop()?;
         let took = took.with_context(|| format!("the log is in {}", self.dir.display()))?;
         ensure!(status.success(), "the processor ended with {status}");
         Ok(took)
     }
 
     async fn watch(&self, pid: u32, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<Took> {
-        let clock = Clock::system();
         let records = as_f64(self.options.records);
-        let mut begin = None;
+        let mut begun = None;
         until("the processor has ended every record", DEADLINE, async || {
             // Not up yet.
             let Ok((200, text)) = get(admin, "/metrics").await else { return Ok(None) };
             let ended = metric(&text, "processor_records_total", labels);
-            let now = (clock.monotonic(), cpu(pid)?);
-            if ended > 0.0 && begin.is_none() {
-                begin = Some((now, ended));
+            if ended > 0.0 && begun.is_none() {
+                begun = Some((Stopwatch::start(pid)?, ended));
             }
-            let Some(((begun, used), before)) = begin.filter(|_| ended >= records) else { return Ok(None) };
-            ensure!(before < ended, "all records were ended before the first look: take more of them");
+            let Some((begun, before)) = begun.as_ref().filter(|_| ended >= records) else { return Ok(None) };
+            let took = begun.took()?;
+            ensure!(*before < ended, "all records were ended before the first look: take more of them");
             // What was ended before the first look is not in the time.
             let share = records / (ended - before);
-            Ok(Some(Took {
-                seconds: (now.0 - begun).as_secs_f64() * share,
-                cpu_seconds: (now.1 - used).as_secs_f64() * share,
-            }))
+            Ok(Some(Took { seconds: took.seconds * share, cpu_seconds: took.cpu_seconds * share }))
         })
         .await
     }
+}
+
+/// Makes a topic as the product's are, with one copy.
+pub async fn make_topic(admin: &Admin, name: &str, partitions: i32) -> Result<()> {
+    let settings = BTreeMap::from([("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())]);
+    admin.create(&TopicSpec { name: name.to_owned(), partitions, replication: 1, settings }).await?;
+    Ok(())
 }
 
 /// Runs a floor to its end.

@@ -1,13 +1,14 @@
 //! The deliverer beside the floors: the shipped `processor` delivers the same records to a file, to a Kafka sink and to a local
 //! HTTP sink that bare loops copy, open and write, and post. In turn, so that ratios hold on a noisy machine: `./x bench deliver`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+#![allow(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
-use benches::figures::{cpu_us, median, rate, ratio, shown};
+use benches::figures::{cpu_us, median, rate, ratio, raw, shown, tell};
 use benches::floor::Took;
 use benches::process::Process;
 use benches::processors::{Ground, Options, SOURCE, took};
@@ -42,7 +43,7 @@ async fn main() -> Result<()> {
     let ground = Ground::new(&arguments.options, folder.path(), "bench", &names)?;
     let bench = Bench { ground, concurrency: arguments.concurrency };
     // Any configuration makes the topics.
-    let any = bench.configure("file", usize::MAX, "path = \"out.jsonl\"")?;
+    let (any, _) = bench.configure("file", usize::MAX, "path = \"out.jsonl\"")?;
     bench.ground.fill(Topic::Events).await?;
     let mut times: BTreeMap<&str, Vec<Took>> = BTreeMap::new();
     for round in 0..arguments.options.rounds {
@@ -57,7 +58,7 @@ async fn main() -> Result<()> {
         note(HTTP, http);
     }
     bench.ground.remove_all(&any).await?;
-    tell(&arguments.options, &times);
+    show(&arguments.options, &times);
     Ok(())
 }
 
@@ -68,12 +69,13 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// A configuration with one sink of its own, so that its group begins with the first record.
-    fn configure(&self, kind: &str, round: usize, sink: &str) -> Result<std::path::PathBuf> {
+    fn configure(&self, kind: &str, round: usize, sink: &str) -> Result<(PathBuf, SocketAddr)> {
+        let admin = ports::free();
         let rest = format!(
             "[roles]\nrouter = false\n[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\n\
              sinks = [\"{kind}-{round}\"]\n[sink.{kind}-{round}]\nkind = \"{kind}\"\n{sink}\n"
         );
-        self.ground.configure(&format!("{kind}-{round}"), ports::free(), &rest)
+        Ok((self.ground.configure(&format!("{kind}-{round}"), admin, &rest)?, admin))
     }
 
     async fn consume(&self, name: &str, words: &[&str]) -> Result<Took> {
@@ -81,8 +83,7 @@ impl Bench<'_> {
     }
 
     async fn processor(&self, kind: &str, round: usize, sink: &str) -> Result<Took> {
-        let config = self.configure(kind, round, sink)?;
-        let admin = admin_of(&config)?;
+        let (config, admin) = self.configure(kind, round, sink)?;
         self.ground.processor(&config, admin, "events", "delivered").await
     }
 
@@ -116,12 +117,7 @@ impl Bench<'_> {
     }
 }
 
-/// Where a configured processor has its metrics.
-fn admin_of(config: &Path) -> Result<std::net::SocketAddr> {
-    Ok(processor::config::Config::load(Some(config), std::iter::empty())?.admin.address)
-}
-
-fn tell(options: &Options, times: &BTreeMap<&str, Vec<Took>>) {
+fn show(options: &Options, times: &BTreeMap<&str, Vec<Took>>) {
     let records = options.records;
     let cpu = |name: &str| cpu_us(&times[name], records);
     let rates = |name: &str| rate(&times[name], records);
@@ -138,23 +134,20 @@ fn tell(options: &Options, times: &BTreeMap<&str, Vec<Took>>) {
             shown(rates(name) / rates(COPY)),
         ]);
     }
-    if !options.json {
-        println!("{table}");
-        return;
-    }
-    eprintln!("{table}");
-    let raw = |name: &str| serde_json::json!({ "records_per_second": rates(name), "cpu_us": median(cpu(name)), "cpu_us_each": cpu(name) });
-    let object = serde_json::json!({
-        "deliverer_kafka_cpu_vs_floor": ratio(&cpu(KAFKA), &cpu(OPEN)),
-        "deliverer_file_cpu_vs_floor": ratio(&cpu(FILE), &cpu(OPEN)),
-        "deliverer_http_cpu_vs_floor": ratio(&cpu(HTTP), &cpu(POST)),
-        "deliverer_kafka_rate_vs_copy": rates(KAFKA) / rates(COPY),
-        "deliverer_file_rate_vs_copy": rates(FILE) / rates(COPY),
-        "deliver": {
-            "records": records, "payload_bytes": options.payload_bytes, "partitions": options.partitions,
-            "rounds": options.rounds, "copy_floor": raw(COPY), "open_floor": raw(OPEN), "post_floor": raw(POST),
-            "kafka": raw(KAFKA), "file": raw(FILE), "http": raw(HTTP),
-        },
-    });
-    println!("{object}");
+    let raw = |name: &str| raw(&times[name], records);
+    let object = || {
+        serde_json::json!({
+            "deliverer_kafka_cpu_vs_floor": ratio(&cpu(KAFKA), &cpu(OPEN)),
+            "deliverer_file_cpu_vs_floor": ratio(&cpu(FILE), &cpu(OPEN)),
+            "deliverer_http_cpu_vs_floor": ratio(&cpu(HTTP), &cpu(POST)),
+            "deliverer_kafka_rate_vs_copy": rates(KAFKA) / rates(COPY),
+            "deliverer_file_rate_vs_copy": rates(FILE) / rates(COPY),
+            "deliver": {
+                "records": records, "payload_bytes": options.payload_bytes, "partitions": options.partitions,
+                "rounds": options.rounds, "copy_floor": raw(COPY), "open_floor": raw(OPEN), "post_floor": raw(POST),
+                "kafka": raw(KAFKA), "file": raw(FILE), "http": raw(HTTP),
+            },
+        })
+    };
+    tell(options.json, table, object);
 }

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use benches::figures::{median, ratio, shown};
+use benches::figures::{median, ratio, shown, tell};
 use benches::load::{self, Quantiles, Report};
 use benches::plot::{self, Line};
 use benches::process::Process;
+use benches::processors::make_topic;
 use benches::usage::{Cpu, as_f64, brokers, resident_mib};
 use clap::Parser;
 use comfy_table::Table;
-use common::kafka::admin::{Admin, TopicSpec};
+use common::kafka::admin::Admin;
 use serde::Serialize;
 use tests::materials::{KEY_ID, Materials};
 use tests::{environment, ports};
@@ -173,9 +174,7 @@ impl<'a> Bench<'a> {
         self.count += 1;
         let prefix = format!("bench-edge-{}", self.count);
         let topic = format!("{prefix}.inbox");
-        let settings = BTreeMap::from([("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())]);
-        let spec = TopicSpec { name: topic.clone(), partitions: self.options.partitions, replication: 1, settings };
-        self.admin.create(&spec).await?;
+        make_topic(&self.admin, &topic, self.options.partitions).await?;
         let (listens, log) = (ports::free(), self.dir.join(format!("{prefix}.log")));
         let server = Process::start(&mut self.command(contender, &prefix, listens)?, &log, listens).await?;
         let url = format!("https://localhost:{}/in/{SOURCE}", listens.port());
@@ -314,11 +313,6 @@ secrets = [{{ id = "s1", file = "secrets/{SOURCE}.hmac.s1" }}]
             shown(against(Contender::Http)),
             shown(p99_added_ms)
         );
-        if !self.options.json {
-            println!("{table}\n{ratios}");
-            return;
-        }
-        eprintln!("{table}\n{ratios}");
         let Options { connections, body_bytes, partitions, rounds, seconds, load, .. } = &self.options;
         let raw: serde_json::Map<_, _> = Contender::ALL
             .iter()
@@ -330,16 +324,18 @@ secrets = [{{ id = "s1", file = "secrets/{SOURCE}.hmac.s1" }}]
                 (contender.key().to_owned(), runs)
             })
             .collect();
-        let object = serde_json::json!({
-            "ingest_cpu_vs_kafka_floor": against(Contender::Kafka),
-            "ingest_cpu_vs_http_floor": against(Contender::Http),
-            "ingest_p99_added_ms": p99_added_ms,
-            "ingest": {
-                "connections": connections, "body_bytes": body_bytes, "partitions": partitions, "rounds": rounds,
-                "seconds": seconds, "load": load, "half_load_per_second": half, "runs": raw,
-            },
-        });
-        println!("{object}");
+        let object = || {
+            serde_json::json!({
+                "ingest_cpu_vs_kafka_floor": against(Contender::Kafka),
+                "ingest_cpu_vs_http_floor": against(Contender::Http),
+                "ingest_p99_added_ms": p99_added_ms,
+                "ingest": {
+                    "connections": connections, "body_bytes": body_bytes, "partitions": partitions, "rounds": rounds,
+                    "seconds": seconds, "load": load, "half_load_per_second": half, "runs": raw,
+                },
+            })
+        };
+        tell(self.options.json, format!("{table}\n{ratios}"), object);
     }
 }
 

@@ -1,9 +1,9 @@
 //! The router beside its floor: the shipped `processor` routes the same records that a bare loop consumes, opens and writes as
 //! they were. In turn, so that ratios hold on a noisy machine: `./x bench route`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+#![allow(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use anyhow::Result;
-use benches::figures::{cpu_us, median, rate, ratio, shown};
+use benches::figures::{cpu_us, median, rate, ratio, raw, shown, tell};
 use benches::processors::{Ground, Options, SOURCE};
 use clap::Parser;
 use comfy_table::Table;
@@ -48,19 +48,15 @@ async fn main() -> Result<()> {
     {
         table.add_row([name.to_owned(), shown(rate), shown(median(cpu.iter().copied())), shown(against)]);
     }
-    if !options.json {
-        println!("{table}");
-        return Ok(());
-    }
-    eprintln!("{table}");
-    let raw = |rate: f64, cpu: &[f64]| serde_json::json!({ "records_per_second": rate, "cpu_us": median(cpu.iter().copied()), "cpu_us_each": cpu });
-    let object = serde_json::json!({
-        "router_cpu_vs_floor": against,
-        "route": {
-            "records": options.records, "payload_bytes": options.payload_bytes, "partitions": options.partitions,
-            "rounds": options.rounds, "floor": raw(floor_rate, &floor_cpu), "router": raw(router_rate, &router_cpu),
-        },
-    });
-    println!("{object}");
+    let object = || {
+        serde_json::json!({
+            "router_cpu_vs_floor": against,
+            "route": {
+                "records": options.records, "payload_bytes": options.payload_bytes, "partitions": options.partitions,
+                "rounds": options.rounds, "floor": raw(&floor, options.records), "router": raw(&router, options.records),
+            },
+        })
+    };
+    tell(options.json, table, object);
     Ok(())
 }

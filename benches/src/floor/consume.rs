@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use common::clock::Clock;
 use common::envelope::Envelope;
 use common::id::SourceId;
 use open::Keyring;
@@ -18,8 +17,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::{Took, client, producer};
-use crate::usage;
+use super::{Stopwatch, Took, client, producer};
 
 /// What a loop reads and writes.
 pub struct Consume {
@@ -83,13 +81,12 @@ impl Consume {
         let producer: ThreadedProducer<Counting> =
             producer(&self.bootstrap).create_with_context(Counting(acks.clone()))?;
 
-        let (clock, me) = (Clock::system(), std::process::id());
-        let mut begin = None;
+        let mut begun = None;
         let mut read = 0;
         while read < self.records {
             let message = consumer.poll(Duration::from_secs(30)).context("nothing came")??;
-            if begin.is_none() {
-                begin = Some((clock.monotonic(), usage::cpu(me)?));
+            if begun.is_none() {
+                begun = Some(Stopwatch::start(std::process::id())?);
             }
             let value = message.payload().unwrap_or_default();
             match &self.work {
@@ -106,11 +103,7 @@ impl Consume {
             read += 1;
         }
         producer.flush(Duration::from_secs(60))?;
-        let (begun, used) = begin.context("no record was read")?;
-        let took = Took {
-            seconds: (clock.monotonic() - begun).as_secs_f64(),
-            cpu_seconds: (usage::cpu(me)? - used).as_secs_f64(),
-        };
+        let took = begun.context("no record was read")?.took()?;
         let (good, bad) = (acks.good.load(Ordering::Relaxed), acks.bad.load(Ordering::Relaxed));
         if good != self.records || bad != 0 {
             bail!("{good} of {} records were acknowledged, {bad} failed", self.records);

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use common::clock::Clock;
 use common::shutdown::Group;
 use http::Request;
 use http::header::{CONTENT_TYPE, HOST};
@@ -15,8 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Took;
-use crate::usage;
+use super::{Stopwatch, Took};
 
 /// What it is told.
 pub struct Post {
@@ -44,18 +42,14 @@ impl Post {
             group.spawn("connection", async move { drop(connection.await) });
             links.push(link);
         }
-        let (clock, me) = (Clock::system(), std::process::id());
-        let (begun, used) = (clock.monotonic(), usage::cpu(me)?);
+        let begun = Stopwatch::start(std::process::id())?;
         let post = Arc::new(self);
         let work = |link| post.clone().work(link, body.clone(), next.clone());
         let workers: Vec<_> = links.into_iter().map(|link| group.spawn("client", work(link))).collect();
         for worker in workers {
             worker.await??;
         }
-        Ok(Took {
-            seconds: (clock.monotonic() - begun).as_secs_f64(),
-            cpu_seconds: (usage::cpu(me)? - used).as_secs_f64(),
-        })
+        begun.took()
     }
 
     async fn work(

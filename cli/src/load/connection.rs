@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sender::Signed;
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -33,13 +34,15 @@ use crate::sender_config::SenderConfig;
 const MOVES_MAX: u32 = 5;
 
 /// The version of HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 pub(super) enum Version {
     /// HTTP/1.1: one request at a time on a connection.
     #[value(name = "1.1")]
+    #[serde(rename = "1.1")]
     Http1,
     /// HTTP/2.
     #[value(name = "2")]
+    #[serde(rename = "2")]
     Http2,
 }
 
@@ -295,15 +298,14 @@ impl Slot {
         }
         // Held while one is made: the others wait for it.
         let mut kept = self.kept.lock().await;
-        if let Some((number, mut link)) = kept.take()
-            && link.ready().await
-        {
-            if let Link::Http2(link) = &link {
-                *kept = Some((number, Link::Http2(link.clone())));
-            }
-            return Ok((number, link));
-        }
-        let (number, link) = self.make().await?;
+        let usable = match kept.take() {
+            Some((number, mut link)) => link.ready().await.then_some((number, link)),
+            None => None,
+        };
+        let (number, link) = match usable {
+            Some(kept) => kept,
+            None => self.make().await?,
+        };
         if let Link::Http2(link) = &link {
             *kept = Some((number, Link::Http2(link.clone())));
         }

@@ -159,6 +159,9 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -167,11 +170,15 @@ mod tests {
         Limits { requests, duration: duration_ms.map(|ms| ms * MS), grace: 1000 * MS }
     }
 
+    /// Asks once for a turn.
+    fn ask(turns: &Turns) -> Poll<Option<Turn>> {
+        pin!(turns.take()).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
     /// Takes every turn that is there now.
     fn taken(turns: &Turns) -> Vec<Turn> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let mut found = Vec::new();
-        while let std::task::Poll::Ready(Some(turn)) = std::pin::pin!(turns.take()).poll(&mut context) {
+        while let Poll::Ready(Some(turn)) = ask(turns) {
             found.push(turn);
         }
         found
@@ -235,10 +242,9 @@ mod tests {
         hand.advance(10 * MS);
         assert_eq!(turns.release(), None);
         assert_eq!(taken(&turns).len(), 4);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         // The first of them has met the end above.
         for _ in 1..3 {
-            assert_eq!(std::pin::pin!(turns.take()).poll(&mut context), std::task::Poll::Ready(None));
+            assert_eq!(ask(&turns), Poll::Ready(None));
         }
     }
 
@@ -252,12 +258,10 @@ mod tests {
 
         let turns = Turns::new(None, &limits(None, Some(10)), 1, clock);
         turns.begin(Duration::ZERO);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut take = || std::pin::pin!(turns.take()).poll(&mut context);
         hand.advance(9 * MS);
-        assert!(matches!(take(), std::task::Poll::Ready(Some(Turn { intended: None, .. }))));
+        assert!(matches!(ask(&turns), Poll::Ready(Some(Turn { intended: None, .. }))));
         hand.advance(MS);
-        assert_eq!(take(), std::task::Poll::Ready(None));
+        assert_eq!(ask(&turns), Poll::Ready(None));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What a load has found out, as a table and as JSON.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,15 +12,16 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 
 use super::connection::Version;
-use super::tally::Tally;
+use super::tally::{Counts, Tally};
 use crate::say;
 
 /// From this part of its threads on, the generator itself is what is measured.
 const BUSY: f64 = 0.9;
 
 /// What was asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Plan {
+    /// Requests a second that are meant to be sent; none in a closed loop.
     pub(super) rate: Option<f64>,
     pub(super) connections: u16,
     pub(super) streams: u16,
@@ -70,28 +70,13 @@ pub(super) struct Report {
     /// `open` or `closed`.
     #[serde(rename = "loop")]
     kind: &'static str,
-    /// Requests a second that were meant to be sent.
-    rate: Option<f64>,
-    connections: u16,
-    streams: u16,
-    http: &'static str,
-    new_connections: bool,
-    format: &'static str,
-    duplicates: f64,
-    body_bytes: Vec<usize>,
-    /// Every request, each under exactly one of the following, and those answered 2xx.
+    #[serde(flatten)]
+    plan: Plan,
+    /// Every request, and those answered 2xx.
     pub(super) requests: u64,
-    statuses: BTreeMap<u16, u64>,
-    pub(super) no_connection: u64,
-    pub(super) timeout: u64,
-    pub(super) broken: u64,
-    pub(super) not_sent: u64,
     pub(super) received: u64,
-    /// Requests whose event was sent before.
-    repeats: u64,
-    /// Connections made, and requests that an ending connection had not taken and another one got.
-    pub(super) connections_made: u64,
-    moves: u64,
+    #[serde(flatten)]
+    pub(super) counts: Counts,
     /// From the begin to the end of the last request.
     seconds: f64,
     requests_per_second: f64,
@@ -146,33 +131,16 @@ impl Quantiles {
 impl Report {
     pub(super) fn new(plan: Plan, course: Course, tally: &Tally) -> Self {
         let Course { threads, begin, cpu, no_answer } = course;
-        let (requests, received) = (tally.requests(), tally.received());
+        let (requests, received) = (tally.counts.requests(), tally.counts.received());
         let seconds = tally.last.saturating_sub(begin).as_secs_f64();
         let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let cpu_sum = cpu.user + cpu.system;
         Self {
             kind: if plan.rate.is_some() { "open" } else { "closed" },
-            rate: plan.rate,
-            connections: plan.connections,
-            streams: plan.streams,
-            http: plan.http.as_str(),
-            new_connections: plan.new_connections,
-            format: match plan.format {
-                Format::Native => "native",
-                Format::Jwe => "jwe",
-            },
-            duplicates: plan.duplicates,
-            body_bytes: plan.body_bytes,
+            plan,
             requests,
-            statuses: tally.statuses.clone(),
-            no_connection: tally.no_connection,
-            timeout: tally.timeout,
-            broken: tally.broken,
-            not_sent: tally.not_sent,
             received,
-            repeats: tally.repeats,
-            connections_made: tally.connections,
-            moves: tally.moves,
+            counts: tally.counts.clone(),
             seconds,
             requests_per_second: a_second(requests),
             received_per_second: a_second(received),
@@ -201,12 +169,13 @@ impl Report {
             self.seconds,
             self.received_per_second
         )];
-        let statuses = self.statuses.iter().map(|(status, count)| (format!("answered {status}"), *count));
+        let counts = &self.counts;
+        let statuses = counts.statuses.iter().map(|(status, count)| (format!("answered {status}"), *count));
         let others = [
-            ("no connection", self.no_connection),
-            ("timeout", self.timeout),
-            ("broken off", self.broken),
-            ("not sent", self.not_sent),
+            ("no connection", counts.no_connection),
+            ("timeout", counts.timeout),
+            ("broken off", counts.broken),
+            ("not sent", counts.not_sent),
         ];
         for (what, count) in statuses.chain(others.map(|(what, count)| (what.to_owned(), count))) {
             let text = format!("  {what}: {}", say::grouped(count));
@@ -228,7 +197,7 @@ impl Report {
         lines.push(table.to_string());
         lines.push(format!(
             "{} connections; the generator took {:.1} µs of CPU per request, {:.0} % of {} thread{}",
-            say::grouped(self.connections_made),
+            say::grouped(counts.connections_made),
             self.cpu_us_per_request,
             100.0 * self.busy(),
             self.threads,

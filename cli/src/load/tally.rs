@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use http::StatusCode;
+use serde::Serialize;
 
 /// Longest time that is told apart, in nanoseconds: an hour.
 const TIME_MAX_NS: u64 = 3600 * 1_000_000_000;
@@ -50,9 +51,9 @@ impl Exchange {
     }
 }
 
-/// The sums.
-#[derive(Debug, Clone)]
-pub(super) struct Tally {
+/// Each request under exactly one of the first five.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Counts {
     /// Answers by status.
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) no_connection: u64,
@@ -61,9 +62,40 @@ pub(super) struct Tally {
     pub(super) not_sent: u64,
     /// Requests whose event was sent before.
     pub(super) repeats: u64,
-    /// Connections that were made, and requests that were sent again because an ending connection had not taken them.
-    pub(super) connections: u64,
+    /// Connections that were made, and requests that an ending connection had not taken and another one got.
+    pub(super) connections_made: u64,
     pub(super) moves: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        self.no_connection += other.no_connection;
+        self.timeout += other.timeout;
+        self.broken += other.broken;
+        self.not_sent += other.not_sent;
+        self.repeats += other.repeats;
+        self.connections_made += other.connections_made;
+        self.moves += other.moves;
+    }
+
+    /// All requests.
+    pub(super) fn requests(&self) -> u64 {
+        self.statuses.values().sum::<u64>() + self.no_connection + self.timeout + self.broken + self.not_sent
+    }
+
+    /// Those that were received.
+    pub(super) fn received(&self) -> u64 {
+        self.statuses.iter().filter(|(status, _)| (200..300).contains(*status)).map(|(_, count)| count).sum()
+    }
+}
+
+/// The sums.
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
+    pub(super) counts: Counts,
     /// How long requests took that were received, and the others, in nanoseconds.
     pub(super) received_ns: Histogram<u64>,
     pub(super) failed_ns: Histogram<u64>,
@@ -79,14 +111,7 @@ impl Tally {
         let times =
             || Histogram::new_with_bounds(1, TIME_MAX_NS, DIGITS).expect("the bounds are in order and the digits few");
         Self {
-            statuses: BTreeMap::new(),
-            no_connection: 0,
-            timeout: 0,
-            broken: 0,
-            not_sent: 0,
-            repeats: 0,
-            connections: 0,
-            moves: 0,
+            counts: Counts::default(),
             received_ns: times(),
             failed_ns: times(),
             lag_ns: times(),
@@ -96,15 +121,16 @@ impl Tally {
 
     /// Notes a request that has ended.
     pub(super) fn note(&mut self, exchange: &Exchange, outcome: Outcome) {
+        let counts = &mut self.counts;
         let count = match outcome {
-            Outcome::Status(status) => self.statuses.entry(status.as_u16()).or_default(),
-            Outcome::NoConnection => &mut self.no_connection,
-            Outcome::Timeout => &mut self.timeout,
-            Outcome::Broken => &mut self.broken,
-            Outcome::NotSent => &mut self.not_sent,
+            Outcome::Status(status) => counts.statuses.entry(status.as_u16()).or_default(),
+            Outcome::NoConnection => &mut counts.no_connection,
+            Outcome::Timeout => &mut counts.timeout,
+            Outcome::Broken => &mut counts.broken,
+            Outcome::NotSent => &mut counts.not_sent,
         };
         *count += 1;
-        self.repeats += u64::from(exchange.is_repeat);
+        counts.repeats += u64::from(exchange.is_repeat);
         let times = if outcome.is_received() { &mut self.received_ns } else { &mut self.failed_ns };
         times.saturating_record(ns(exchange.latency()));
         if let Some(intended) = exchange.intended {
@@ -115,22 +141,13 @@ impl Tally {
 
     /// Adds the connections that were made, and the requests that moved.
     pub(super) fn add_counts(&mut self, (connections, moves): (u64, u64)) {
-        self.connections += connections;
-        self.moves += moves;
+        self.counts.connections_made += connections;
+        self.counts.moves += moves;
     }
 
     /// Adds what another thread has counted.
     pub(super) fn add(&mut self, other: &Self) {
-        for (status, count) in &other.statuses {
-            *self.statuses.entry(*status).or_default() += count;
-        }
-        self.no_connection += other.no_connection;
-        self.timeout += other.timeout;
-        self.broken += other.broken;
-        self.not_sent += other.not_sent;
-        self.repeats += other.repeats;
-        self.connections += other.connections;
-        self.moves += other.moves;
+        self.counts.add(&other.counts);
         for (mine, theirs) in [
             (&mut self.received_ns, &other.received_ns),
             (&mut self.failed_ns, &other.failed_ns),
@@ -139,16 +156,6 @@ impl Tally {
             mine.add(theirs).expect("the bounds are the same");
         }
         self.last = self.last.max(other.last);
-    }
-
-    /// All requests.
-    pub(super) fn requests(&self) -> u64 {
-        self.statuses.values().sum::<u64>() + self.no_connection + self.timeout + self.broken + self.not_sent
-    }
-
-    /// Those that were received.
-    pub(super) fn received(&self) -> u64 {
-        self.statuses.iter().filter(|(status, _)| (200..300).contains(*status)).map(|(_, count)| count).sum()
     }
 }
 
@@ -188,9 +195,10 @@ mod tests {
             tally.note(&exchange(None, 0, 1), outcome);
         }
         one.add(&two);
-        assert_eq!((one.requests(), one.received()), (8, 3));
-        assert_eq!(one.statuses, BTreeMap::from([(200, 2), (202, 1), (401, 1)]));
-        assert_eq!((one.no_connection, one.timeout, one.broken, one.not_sent), (1, 1, 1, 1));
+        let counts = &one.counts;
+        assert_eq!((counts.requests(), counts.received()), (8, 3));
+        assert_eq!(counts.statuses, BTreeMap::from([(200, 2), (202, 1), (401, 1)]));
+        assert_eq!((counts.no_connection, counts.timeout, counts.broken, counts.not_sent), (1, 1, 1, 1));
         assert_eq!((one.received_ns.len(), one.failed_ns.len()), (3, 5));
     }
 

@@ -204,7 +204,7 @@ fn an_open_loop_sends_as_many_as_its_rate_says() {
 fn a_connection_for_each_request_is_asked_for() {
     let receiver = Receiver::start(Version::Http1, |_| Deed::Answer(200));
     let report = load(receiver.address, "60s", &["--requests", "30", "--connections", "2", "--new-connections"]);
-    assert_eq!((report.requests, report.failed(), report.connections_made), (30, 0, 30));
+    assert_eq!((report.requests, report.failed(), report.counts.connections_made), (30, 0, 30));
     assert_eq!(receiver.books.connections.load(Ordering::SeqCst), 30);
 }
 
@@ -213,9 +213,9 @@ fn a_connection_that_ends_in_order_is_followed_by_another_and_costs_no_request()
     let receiver =
         Receiver::start(Version::Http1, |number| if number % 5 == 4 { Deed::Last } else { Deed::Answer(200) });
     let report = load(receiver.address, "60s", &["--requests", "100", "--connections", "1"]);
-    assert_eq!((report.requests, report.failed(), report.broken), (100, 0, 0));
+    assert_eq!((report.requests, report.failed(), report.counts.broken), (100, 0, 0));
     assert_eq!(receiver.books.requests.load(Ordering::SeqCst), 100, "none was sent twice");
-    assert_eq!(report.connections_made, 20);
+    assert_eq!(report.counts.connections_made, 20);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_receiver_that_never_answers_makes_timeouts() {
         let receiver = Receiver::start(version, |_| Deed::Silence);
         let words = ["--requests", "6", "--connections", "2", "--streams", "1", "--http", version.as_str()];
         let report = load(receiver.address, "50ms", &words);
-        assert_eq!((report.requests, report.timeout, report.received), (6, 6, 0));
+        assert_eq!((report.requests, report.counts.timeout, report.received), (6, 6, 0));
         assert!(report.latency_ms.is_none());
     }
 }
@@ -234,7 +234,7 @@ fn a_connection_without_an_answer_is_broken_off() {
     let receiver =
         Receiver::start(Version::Http1, |number| if number % 2 == 0 { Deed::HangUp } else { Deed::Answer(200) });
     let report = load(receiver.address, "60s", &["--requests", "10", "--connections", "1"]);
-    assert_eq!((report.requests, report.broken, report.received), (10, 5, 5));
+    assert_eq!((report.requests, report.counts.broken, report.received), (10, 5, 5));
     assert!(report.remarks()[0].contains("broke"), "{:?}", report.remarks());
 }
 
@@ -245,7 +245,7 @@ fn nobody_there_is_no_connection() {
     let taken = std::net::TcpStream::connect(held.local_addr().unwrap()).unwrap();
     let address = taken.local_addr().unwrap();
     let report = load(address, "60s", &["--rate", "1000", "--requests", "5", "--connections", "2"]);
-    assert_eq!((report.requests, report.no_connection, report.received), (5, 5, 0));
+    assert_eq!((report.requests, report.counts.no_connection, report.received), (5, 5, 0));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn an_http2_receiver_that_does_not_speak_it_is_no_connection_or_broken_and_never
     let receiver = Receiver::start(Version::Http1, |_| Deed::Answer(200));
     let report =
         load(receiver.address, "60s", &["--requests", "3", "--connections", "1", "--streams", "1", "--http", "2"]);
-    assert_eq!((report.requests, report.no_connection + report.broken, report.received), (3, 3, 0));
+    assert_eq!((report.requests, report.counts.no_connection + report.counts.broken, report.received), (3, 3, 0));
 }
 
 #[test]
