@@ -9,24 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{FORWARDED, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-use crate::config::{self, ForwardedHeader};
+use crate::config::{Forwarded, ForwardedHeader};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Which proxies are believed.
-#[derive(Debug, Clone)]
-pub struct Forwarded {
-    trusted: Vec<IpNet>,
-    header: ForwardedHeader,
-}
-
 impl Forwarded {
-    /// As configured; without a trusted network, nobody is believed.
-    pub fn new(config: &config::Forwarded) -> Self {
-        Self { trusted: config.trusted.clone(), header: config.header }
-    }
-
-    /// The client behind `peer`.
+    /// The client behind `peer`. Without a trusted network, that is always the peer.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         let mut hops = self.hops(headers);
@@ -111,7 +99,7 @@ mod tests {
 
     fn check<V: AsRef<[u8]>>(header: ForwardedHeader, peer: &str, lines: &[(&'static str, V)], expect: &str) {
         let trusted = ["10.0.0.0/8", "2001:db8:ff::/48"].map(|network| network.parse().unwrap()).to_vec();
-        let forwarded = Forwarded::new(&config::Forwarded { trusted, header });
+        let forwarded = Forwarded { trusted, header };
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_bytes(value.as_ref()).unwrap());
@@ -142,7 +130,7 @@ mod tests {
             |peer, list, expect| check(ForwardedHeader::XForwardedFor, peer, &[("x-forwarded-for", list)], expect);
         check("192.0.2.9", "198.51.100.1", "192.0.2.9");
         check("192.0.2.9", "10.0.0.1", "192.0.2.9");
-        let off = Forwarded::new(&config::Forwarded { trusted: Vec::new(), header: ForwardedHeader::XForwardedFor });
+        let off = Forwarded { trusted: Vec::new(), header: ForwardedHeader::XForwardedFor };
         let headers = HeaderMap::from_iter([(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"))]);
         assert_eq!(off.client("10.0.0.1".parse().unwrap(), &headers).to_string(), "10.0.0.1");
     }

@@ -12,7 +12,7 @@ mod caps;
 pub mod config;
 mod edge;
 mod failures;
-pub mod forwarded;
+mod forwarded;
 mod frames;
 mod metrics;
 mod network;

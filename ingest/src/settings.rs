@@ -13,9 +13,8 @@ use common::tls::{self, Clients};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use crate::config::{self, ClientCertificate, Config, Limits, Listen};
+use crate::config::{self, ClientCertificate, Config, Forwarded, Limits, Listen};
 use crate::failures::Failures;
-use crate::forwarded::Forwarded;
 use crate::metrics::EdgeMetrics;
 use crate::rate::exchange::Store;
 use crate::rate::{self, RateLimiter};
@@ -96,7 +95,7 @@ impl Settings {
             Some(_) | None => Arc::new(Failures::new(config)),
         };
         let (limits, proxies) = (config.limits.clone(), config.listen.proxy_protocol.trusted.clone());
-        let forwarded = Forwarded::new(&config.listen.forwarded);
+        let forwarded = config.listen.forwarded.clone();
         Ok(Self {
             limits,
             routes,

@@ -511,6 +511,11 @@ struct Http2<'e> {
     driver: tokio::task::JoinHandle<()>,
 }
 
+/// A request's body in one piece.
+fn whole(ask: &Ask) -> TestBody {
+    Full::new(Bytes::from(ask.body.clone())).map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Any body.
 type TestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -523,8 +528,14 @@ impl<'e> Http2<'e> {
     }
 
     async fn ask(&mut self, ask: &Ask) -> Reply {
-        let body = Full::new(Bytes::from(ask.body.clone())).map_err(|never| match never {});
-        self.send(ask.to_http2(body.boxed_unsync())).await.unwrap()
+        self.send(ask.to_http2(whole(ask))).await.unwrap()
+    }
+
+    /// Sends a request beside others, and answers its status later.
+    fn begin(&self, ask: &Ask) -> impl Future<Output = u16> + use<> {
+        self.edge.sent.fetch_add(1, Ordering::SeqCst);
+        let answered = self.sender.clone().send_request(ask.to_http2(whole(ask)));
+        async { tokio::time::timeout(PATIENCE, answered).await.expect("in time").unwrap().status().as_u16() }
     }
 
     async fn send(&mut self, request: http::Request<TestBody>) -> hyper::Result<Reply> {

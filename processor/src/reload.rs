@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use common::config::{Mistake, Mistakes};
 use common::id::SinkId;
 use common::kafka::admin::Admin;
-use common::kafka::client::Credentials;
+use common::kafka::client::{Credentials, KafkaConfig};
 use common::reload::{Facts, Reading, Ready};
 use common::tls;
 use tokio::sync::Notify;
@@ -40,11 +40,16 @@ pub(crate) fn named(config: &Config, mut files: Vec<PathBuf>) -> Vec<PathBuf> {
     files
 }
 
+/// How clusters are reached, by the keys that say so.
+fn clusters(config: &Config) -> impl Iterator<Item = (String, &KafkaConfig)> {
+    let sinks = config.sink.iter().map(|(name, sink)| (format!("sink.{name}.kafka"), &sink.kafka));
+    sinks.chain([("kafka".to_owned(), &config.kafka)])
+}
+
 /// What leads to Kafka, by the keys that say so.
 pub(crate) fn credentials(config: &Config) -> Result<BTreeMap<String, Credentials>, Mistakes> {
-    let sinks = config.sink.iter().map(|(name, sink)| (format!("sink.{name}.kafka"), &sink.kafka));
     let (mut read, mut mistakes) = (BTreeMap::new(), Vec::new());
-    for (key, kafka) in sinks.chain([("kafka".to_owned(), &config.kafka)]) {
+    for (key, kafka) in clusters(config) {
         match kafka.credentials() {
             Ok(credentials) => drop(read.insert(key, credentials)),
             Err(error) => mistakes.push(Mistake::new(key, error.to_string())),
@@ -68,6 +73,13 @@ pub(crate) fn expiries(config: &Config) -> Result<BTreeMap<String, u64>, Mistake
     Ok(read)
 }
 
+/// What the brokers say against new credentials.
+fn refused(key: &str, kafka: &KafkaConfig) -> Option<Mistake> {
+    let asked = Admin::new(kafka).map_err(|error| error.to_string());
+    let asked = asked.and_then(|admin| admin.cluster().map_err(|error| error.to_string()));
+    asked.err().map(|error| Mistake::new(key, format!("the brokers don't take the new credentials: {error}")))
+}
+
 impl Reloading {
     /// Reads, checks and builds everything. Blocks.
     pub(crate) fn read(&self, load: impl Fn() -> Result<(Config, Vec<PathBuf>), Mistakes>) -> Reading {
@@ -75,15 +87,6 @@ impl Reloading {
             Ok((config, files)) => Reading { files: named(&config, files), outcome: self.ready(&config) },
             Err(mistakes) => Reading { files: Vec::new(), outcome: Err(mistakes) },
         }
-    }
-
-    /// What the brokers say against new credentials.
-    fn refused(&self, config: &Config, key: &str) -> Option<Mistake> {
-        let of_sink = |(name, sink): (&SinkId, _)| (format!("sink.{name}.kafka") == key).then_some(sink);
-        let kafka = config.sink.iter().map(|(name, sink)| (name, &sink.kafka)).find_map(of_sink);
-        let asked = Admin::new(kafka.unwrap_or(&config.kafka)).map_err(|error| error.to_string());
-        let asked = asked.and_then(|admin| admin.cluster().map_err(|error| error.to_string()));
-        asked.err().map(|error| Mistake::new(key, format!("the brokers don't take the new credentials: {error}")))
     }
 
     fn ready(&self, config: &Config) -> Result<Ready, Mistakes> {
@@ -107,10 +110,9 @@ impl Reloading {
             unreachable!("each that is missing left a mistake")
         };
         let restart = config.restart_keys(&self.running);
-        let changed = |key: &&String| credentials.get(*key) != self.credentials.get(*key) && !restart.contains(*key);
-        let changed: Vec<&String> = credentials.keys().filter(changed).collect();
-        let refused = changed.iter().filter_map(|key| self.refused(config, key)).collect();
-        Mistakes::none_in(refused)?;
+        let is_new = |key: &String| credentials.get(key) != self.credentials.get(key) && !restart.contains(key);
+        let changed: Vec<_> = clusters(config).filter(|(key, _)| is_new(key)).collect();
+        Mistakes::none_in(changed.iter().filter_map(|(key, kafka)| refused(key, kafka)).collect())?;
         let (in_effect, superseded) = (self.keys.clone(), self.superseded.clone());
         let is_superseded = !changed.is_empty();
         let apply = move || {

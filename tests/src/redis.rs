@@ -27,7 +27,7 @@ pub struct OwnRedis {
     /// Answered also by one that wants a password or TLS.
     plain: SocketAddr,
     child: Option<Child>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl OwnRedis {
@@ -56,7 +56,7 @@ impl OwnRedis {
 
     async fn start_with(address: SocketAddr, plain: SocketAddr, settings: Vec<String>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sealstream-redis-").tempdir()?;
-        let mut redis = Self { address, plain, settings, child: None, _dir: dir };
+        let mut redis = Self { address, plain, settings, child: None, dir };
         redis.up().await?;
         Ok(redis)
     }
@@ -72,7 +72,7 @@ impl OwnRedis {
         let child = Command::new("redis-server")
             .args(&self.settings)
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
-            .arg(self._dir.path())
+            .arg(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)

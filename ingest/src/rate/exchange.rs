@@ -186,6 +186,14 @@ struct Session {
     script: String,
 }
 
+impl Session {
+    /// Teaches a connection the script.
+    async fn begin(mut connection: MultiplexedConnection) -> Result<Self, ExchangeError> {
+        let script = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await?;
+        Ok(Self { connection, script })
+    }
+}
+
 /// Keeps one limiter and Redis informed of each other.
 pub(crate) struct Exchange {
     limiter: Arc<RateLimiter>,
@@ -228,15 +236,13 @@ impl Exchange {
         let connected = timeout(CONNECT_DEADLINE, self.store.load_full().connect())
             .await
             .map_err(|_elapsed| ExchangeError::Late)?;
-        let (mut connection, driver) = connected?;
+        let (connection, driver) = connected?;
         let exchanges = async {
-            let load = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).to_owned();
-            let script = timeout(ANSWER_DEADLINE, load.query_async(&mut connection)).await;
-            let script = script.map_err(|_elapsed| ExchangeError::Late)??;
+            let begun = timeout(ANSWER_DEADLINE, Session::begin(connection)).await;
+            let mut session = begun.map_err(|_elapsed| ExchangeError::Late)??;
             if std::mem::take(told) {
                 tracing::info!("the nodes share their rate limit again");
             }
-            let mut session = Session { connection, script };
             let mut ticks = interval(EXCHANGE_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -312,13 +318,13 @@ mod tests {
             let metrics = Metrics::isolated();
             let mut mistakes = Vec::new();
             let store = Store::load(config, &mut mistakes).unwrap_or_else(|| panic!("{mistakes:?}"));
-            let (mut connection, driver) = store.connect().await.unwrap();
+            let (connection, driver) = store.connect().await.unwrap();
             let driver = common::shutdown::Group::new().spawn("driver", driver.0);
-            let script = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await.unwrap();
+            let session = Session::begin(connection).await.unwrap();
             let limiter = Arc::new(of_addresses(config).unwrap());
             let edge_metrics = EdgeMetrics::new(&metrics, &clock);
             let exchange = Exchange::new(limiter, Arc::new(ArcSwap::from_pointee(store)), edge_metrics.rate, clock);
-            Self { exchange, session: Session { connection, script }, driver, clock: hand, metrics }
+            Self { exchange, session, driver, clock: hand, metrics }
         }
 
         fn takes(&self, number: u32) -> bool {

@@ -48,10 +48,13 @@ impl Authenticated {
         .await?;
         client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
-        let place = if over { Some(settings.failures.place(network).await) } else { None };
-        if place.is_some() {
+        let place = if over {
+            let place = settings.failures.place(network).await;
             verification.update(&body);
-        }
+            Some(place)
+        } else {
+            None
+        };
         let in_effect = edge.settings();
         let (route, verification) = if Arc::ptr_eq(&settings, &in_effect) {
             (route, Some(verification))

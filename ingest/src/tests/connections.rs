@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::config::ByteSize;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -714,14 +714,9 @@ async fn connections_have_a_longest_life() {
 async fn requests_on_one_http2_connection_run_side_by_side() {
     let edge = Edge::start().await;
     let http2 = edge.http2().await;
-    let mut waiting = Vec::new();
-    for _ in 0..50 {
-        edge.sent.fetch_add(1, Ordering::SeqCst);
-        let body = Full::new(Bytes::from_static(NATIVE.as_bytes())).map_err(|never| match never {}).boxed_unsync();
-        waiting.push(http2.sender.clone().send_request(Ask::good().to_http2(body)));
-    }
+    let waiting: Vec<_> = (0..50).map(|_| http2.begin(&Ask::good())).collect();
     for answer in waiting {
-        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), 200);
+        assert_eq!(answer.await, 200);
     }
     edge.finish().await;
 }

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
-use ingest::config::{self, ForwardedHeader};
-use ingest::forwarded::Forwarded;
+use ingest::config::{Forwarded, ForwardedHeader};
 use ingest::proxy_protocol::{Header, read};
 use tokio::io::AsyncReadExt;
 
@@ -183,7 +182,7 @@ fn forwarded(input: &[u8]) -> Judged {
     }
     let peer: IpAddr = PEER.parse().expect("an address");
     let trusted = vec!["10.0.0.0/8".parse().expect("a network")];
-    let client = Forwarded::new(&config::Forwarded { header, trusted }).client(peer, &headers);
+    let client = Forwarded { header, trusted }.client(peer, &headers);
 
     let lines: Vec<&[u8]> = rest.split(|&byte| byte == b'\n').collect();
     let entries = lines.into_iter().flat_map(|line| pieces(line, b','));
