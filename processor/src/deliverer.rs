@@ -21,7 +21,7 @@ use crate::core::schedule::{Next, Park, Schedule};
 use crate::engine::{Inspected, Lane, Turn, Work};
 use crate::gate::{Gate, Pass};
 use crate::journal::{self, Point};
-use crate::metrics;
+use crate::metrics::{self, DeliveryAge};
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
 use crate::sink::{Event, Refusal, Sink};
@@ -38,6 +38,8 @@ pub struct Deliverer {
     pub gate: Arc<Gate>,
     /// When to try again.
     pub schedule: Schedule,
+    /// How old its events are when it has them.
+    pub age: DeliveryAge,
     /// The oldest record that is delivered, in milliseconds between ingest and `events`.
     pub age_max_ms: u64,
 }
@@ -146,24 +148,22 @@ impl Deliverer {
         if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
             return Err(Reason::Misplaced.into());
         }
-        let (event_type, time) = keys.sources.describe(head, &unsealed.payload);
         let event = Event {
             webhook_id: identity.id.webhook_id(),
             id: unsealed.id,
             source: head.source.clone(),
-            event_type,
-            time,
+            description: keys.sources.describe(head, &unsealed.payload),
             traceparent: head.traceparent.clone(),
             payload: unsealed.payload,
         };
-        let answer = self.sink.deliver(event).await;
+        let answer = self.sink.deliver(&event).await;
         journal::answered(turn, head, identity.id, &answer);
         journal::pass(Point::AfterSinkAnswer);
         let refusal = match answer {
             Ok(()) => {
                 pass.end(Sign::Works, Load::Borne);
                 let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
-                metrics::delivered(self.sink_id.as_str(), self.pipeline.clock.unix_ms().saturating_sub(first_ms));
+                self.age.note(self.pipeline.clock.unix_ms().saturating_sub(first_ms));
                 return Ok(());
             }
             Err(refusal) => refusal,

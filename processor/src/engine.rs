@@ -32,7 +32,7 @@ use crate::core::lease::Lease;
 use crate::core::partition::{Admit, DedupKey, Partition};
 use crate::core::schedule::wait_ms;
 use crate::journal::{self, Point};
-use crate::metrics;
+use crate::metrics::{self, Ended};
 use crate::outcome::Outcome;
 
 pub use opening::{ColdIndex, IndexSettings, KeyOf};
@@ -88,6 +88,14 @@ pub struct Lane {
     pub partitions: u32,
     /// Records whose completion is not committed yet.
     pub permits: usize,
+    /// How its records ended.
+    pub ended: Ended,
+}
+
+impl Lane {
+    fn count(&self, outcome: Outcome) {
+        self.ended.count(&self.topic, &self.sink, outcome);
+    }
 }
 
 /// Settings of an engine.
@@ -154,6 +162,9 @@ struct State<I> {
     epoch: u64,
     /// Whether a transaction is being committed: nothing starts.
     held_up: bool,
+    /// What is to be run, and is not yet: handed to the runtime once in a while, because a task for each record from outside of
+    /// it costs a lock and a wake-up each.
+    admitted: Vec<(Turn, I)>,
 }
 
 /// An owned partition.
@@ -207,7 +218,14 @@ impl<W: Work> Engine<W> {
                 surroundings,
                 opener,
                 waker,
-                state: Mutex::new(State { slots: HashMap::new(), taken, lease, epoch: 0, held_up: false }),
+                state: Mutex::new(State {
+                    slots: HashMap::new(),
+                    taken,
+                    lease,
+                    epoch: 0,
+                    held_up: false,
+                    admitted: Vec::new(),
+                }),
                 drained: Condvar::new(),
                 leased: Notify::new(),
                 left: Notify::new(),
@@ -255,7 +273,7 @@ impl<W: Work> Engine<W> {
         at: &TopicPartition,
         record: Held<W::Item>,
     ) -> Option<Held<W::Item>> {
-        let State { slots, taken, .. } = state;
+        let State { slots, taken, admitted, .. } = state;
         let slot = slots.get_mut(at)?;
         let lane = &self.lanes[slot.lane];
         let partition = slot.partition.as_mut().ok()?;
@@ -281,28 +299,37 @@ impl<W: Work> Engine<W> {
         match (verdict, inspected) {
             (Admit::Wait, inspected) => return Some(Held { offset, time_ms, inspected }),
             (Admit::Skip, _) => {}
-            (Admit::Repeat, _) => self.count(lane, &Outcome::Repeat),
+            (Admit::Repeat, _) => lane.count(Outcome::Repeat),
             (Admit::Deliver, Inspected::Pass { .. }) => {
                 // Complete without an effect, so its permit goes the ordinary way.
                 taken[slot.lane] += 1;
                 partition.complete(offset);
-                self.count(lane, &Outcome::Passed);
+                lane.count(Outcome::Passed);
             }
             (Admit::Deliver, Inspected::Run { item, .. }) => {
                 taken[slot.lane] += 1;
                 journal::pass(Point::AfterAdmit);
                 let turn = Turn::new(at.clone(), slot.epoch, offset, time_ms, lane.clone());
-                let engine = self.clone();
-                let _runtime = self.surroundings.runtime.enter();
-                self.surroundings.tasks.spawn("dispatch", engine.run(turn, item));
+                admitted.push((turn, item));
             }
         }
         self.dirty.store(true, Ordering::SeqCst);
         None
     }
 
-    fn count(&self, lane: &Lane, outcome: &Outcome) {
-        metrics::record(&lane.topic, &lane.sink, outcome);
+    /// Starts the runs of what was admitted.
+    fn start(self: &Arc<Self>) {
+        let admitted = std::mem::take(&mut self.state.lock().admitted);
+        if admitted.is_empty() {
+            return;
+        }
+        let engine = self.clone();
+        let _runtime = self.surroundings.runtime.enter();
+        self.surroundings.tasks.spawn("dispatch", async move {
+            for (turn, item) in admitted {
+                engine.surroundings.tasks.spawn("dispatch", engine.clone().run(turn, item));
+            }
+        });
     }
 
     async fn run(self: Arc<Self>, mut turn: Turn, item: W::Item) {
@@ -319,9 +346,9 @@ impl<W: Work> Engine<W> {
                 return;
             }
         };
-        let unfinished = turn::Unfinished::new(&self.surroundings.die, &turn);
-        turn.watch(self.clone());
         let place = turn.place();
+        let unfinished = turn::Unfinished::new(&self.surroundings.die, &place);
+        turn.watch(self.clone());
         let outcome = self.work.run(turn, item, pass).await;
         unfinished.finished();
         self.finish(&place, outcome);
@@ -405,8 +432,8 @@ impl<W: Work> Engine<W> {
             }
         }
         drop(guard);
-        if let Some(outcome) = &outcome {
-            self.count(&place.lane, outcome);
+        if let Some(outcome) = outcome {
+            place.lane.count(outcome);
             self.dirty.store(true, Ordering::SeqCst);
         }
         self.drained.notify_all();
@@ -535,6 +562,10 @@ impl<W: Work> Handler for EngineHandler<W> {
         let Some(lane) = engine.lane_of(at) else { return More::NotNow };
         let inspected = engine.work.inspect(&engine.lanes[lane], &record);
         engine.take(at, Held { offset: record.offset(), time_ms: record.time_ms(), inspected })
+    }
+
+    fn turned(&self) {
+        self.0.start();
     }
 
     fn passed(&self, at: &TopicPartition, end: i64) {

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A JSON pointer. The empty one points at nothing here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Pointer(Box<[String]>);
 
 /// A text that is not a JSON pointer. The operator's fault.
@@ -72,111 +73,138 @@ impl fmt::Debug for Found {
 
 /// Follows a pointer through a JSON text. The whole text is read: what follows the value must be JSON too.
 pub fn find(json: &[u8], pointer: &Pointer) -> Found {
-    if pointer.is_root() {
-        return Found::Missing;
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let found = Step(&pointer.0).deserialize(&mut deserializer);
-    match found.and_then(|found| deserializer.end().map(|()| found)) {
-        Ok(found) => found,
-        Err(_) => Found::Unusable,
+    match find_all(json, [pointer]) {
+        Some([found]) => found,
+        None if pointer.is_root() => Found::Missing,
+        None => Found::Unusable,
     }
 }
 
-/// What is left of a pointer.
-struct Step<'a>(&'a [String]);
+/// Follows several pointers through a JSON text, which is read once. `None` if it is not JSON, or if what one of them points at
+/// is text that is not UTF-8, or nested too deep; another one alone may find something then.
+pub fn find_all<const N: usize>(json: &[u8], pointers: [&Pointer; N]) -> Option<[Found; N]> {
+    let mut found = [const { Found::Missing }; N];
+    let steps = pointers.iter().enumerate().filter(|(_, pointer)| !pointer.is_root());
+    let steps = steps.map(|(number, pointer)| Step { number, left: &pointer.0 }).collect();
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Steps { steps, found: &mut found }.deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    Some(found)
+}
 
-impl<'de> DeserializeSeed<'de> for Step<'_> {
-    type Value = Found;
+/// What is left of one of the pointers.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    number: usize,
+    left: &'a [String],
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+/// What is left of those that lead through the value that is read now. What they find goes to their number's place.
+struct Steps<'a, 'f> {
+    steps: Vec<Step<'a>>,
+    found: &'f mut [Found],
+}
+
+impl<'de> DeserializeSeed<'de> for Steps<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.steps.is_empty() {
+            // Not read more closely than what nobody points at.
+            return IgnoredAny::deserialize(deserializer).map(drop);
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Found;
+impl<'de> Visitor<'de> for Steps<'_, '_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
-        let step = self.0.split_first();
-        let mut found = None;
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.enter();
+        let mut seen = Vec::new();
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match step {
-                Some((name, rest)) if *key == **name => {
-                    let value = map.next_value_seed(Step(rest))?;
-                    found = Some(if found.is_some() { Found::Unusable } else { value });
-                }
-                Some(_) | None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
+            let below = self.below(|name| *key == *name);
+            let again: Vec<usize> =
+                below.iter().map(|step| step.number).filter(|number| seen.contains(number)).collect();
+            seen.extend(below.iter().map(|step| step.number));
+            map.next_value_seed(Steps { steps: below, found: &mut *self.found })?;
+            again.into_iter().for_each(|number| self.found[number] = Found::Unusable);
         }
-        Ok(match step {
-            Some(_) => found.unwrap_or(Found::Missing),
-            None => Found::Unusable,
-        })
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
-        let step = self.0.split_first();
-        // RFC 6901: digits without a leading zero.
-        let wanted = step.and_then(|(name, _)| {
-            let canonical = name == "0" || !name.starts_with(['0', '+']);
-            canonical.then(|| name.parse::<usize>().ok()).flatten()
-        });
-        let mut found = Found::Missing;
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.enter();
         let mut at = 0;
         loop {
-            match (step, wanted) {
-                (Some((_, rest)), Some(wanted)) if wanted == at => match seq.next_element_seed(Step(rest))? {
-                    Some(value) => found = value,
-                    None => break,
-                },
-                _ => {
-                    if seq.next_element::<IgnoredAny>()?.is_none() {
-                        break;
-                    }
-                }
+            let below = self.below(|name| element(name) == Some(at));
+            if seq.next_element_seed(Steps { steps: below, found: &mut *self.found })?.is_none() {
+                return Ok(());
             }
             at += 1;
         }
-        Ok(if step.is_some() { found } else { Found::Unusable })
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Text(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.leaf(|| Found::Text(text.to_owned()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Integer(number.to_string())))
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        self.leaf(|| Found::Integer(number.to_string()))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Integer(number.to_string())))
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.leaf(|| Found::Integer(number.to_string()))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Unusable))
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.leaf(|| Found::Unusable)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Unusable))
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.leaf(|| Found::Unusable)
     }
 
-    fn visit_unit<E>(self) -> Result<Found, E> {
-        Ok(self.leaf(|| Found::Unusable))
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.leaf(|| Found::Unusable)
     }
 }
 
-impl Step<'_> {
-    /// A value that has no members: the pointer ends here, or points past it.
-    fn leaf(&self, value: impl FnOnce() -> Found) -> Found {
-        if self.0.is_empty() { value() } else { Found::Missing }
+impl<'a> Steps<'a, '_> {
+    /// A value with members or elements: of no use to a pointer that ends here.
+    fn enter(&mut self) {
+        for step in self.steps.iter().filter(|step| step.left.is_empty()) {
+            self.found[step.number] = Found::Unusable;
+        }
     }
+
+    /// What is left of those that lead to the member or element of this name.
+    fn below(&self, is_it: impl Fn(&str) -> bool) -> Vec<Step<'a>> {
+        let led = self.steps.iter().filter_map(|Step { number, left }| {
+            let (name, left) = left.split_first()?;
+            is_it(name).then_some(Step { number: *number, left })
+        });
+        led.collect()
+    }
+
+    /// A value that has no members: a pointer ends here, or points past it.
+    fn leaf<E>(self, value: impl Fn() -> Found) -> Result<(), E> {
+        for step in self.steps {
+            self.found[step.number] = if step.left.is_empty() { value() } else { Found::Missing };
+        }
+        Ok(())
+    }
+}
+
+/// The place of an element, as RFC 6901 has it: digits without a leading zero.
+fn element(name: &str) -> Option<usize> {
+    let canonical = name == "0" || !name.starts_with(['0', '+']);
+    canonical.then(|| name.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -237,6 +265,38 @@ mod tests {
         assert!(find(deep.as_bytes(), &pointer) == Found::Missing, "what is passed over may be nested at will");
         let deep = format!("{}7{}", r#"{"id":"#.repeat(10_000), "}".repeat(10_000));
         assert!(find(deep.as_bytes(), &"/id/id".parse().unwrap()) == Found::Unusable);
+    }
+
+    #[test]
+    fn several_are_followed_in_one_pass() {
+        let pointers: Vec<Pointer> = ["/id", "/data/id", "/data/list/1", "/data", "/none", "/id", ""]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        let all = |json: &str| find_all(json.as_bytes(), pointers.iter().collect::<Vec<_>>().try_into().unwrap());
+        let json = r#"{"data":{"list":["a",7],"id":"e2"},"id":"e1","x":{"id":"other"}}"#;
+        let expect = [
+            text("e1"),
+            text("e2"),
+            Found::Integer("7".to_owned()),
+            Found::Unusable,
+            Found::Missing,
+            text("e1"),
+            Found::Missing,
+        ];
+        assert!(all(json) == Some(expect));
+        let json = r#"{"id":"e1","data":{"id":"e2","id":"e2"},"data":{"list":["a","b"]}}"#;
+        let [id, data_id, element, data, ..] = all(json).unwrap();
+        assert!(id == text("e1") && [data_id, element, data].iter().all(|found| *found == Found::Unusable));
+        assert!(all("{").is_none() && all(r#"{"id":"a"} x"#).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_together_may_be_read_apart() {
+        let (id, kind): (Pointer, Pointer) = ("/id".parse().unwrap(), "/type".parse().unwrap());
+        let json = b"{\"id\":\"e\",\"type\":\"\xff\"}";
+        assert!(find_all(json, [&id, &kind]).is_none());
+        assert!(find(json, &id) == text("e") && find(json, &kind) == Found::Unusable);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The processor's metrics, declared once.
 
+use std::sync::OnceLock;
+
+use common::id::SinkId;
 use common::topics::Topic;
-use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::core::breaker::{Sign, Stance};
 use crate::outcome::Outcome;
@@ -75,10 +78,18 @@ fn lane(topic: &Topic) -> &'static str {
     }
 }
 
-/// Counts a record's end.
-pub(crate) fn record(topic: &Topic, sink: &str, outcome: &Outcome) {
-    counter!(RECORDS, "lane" => lane(topic), "sink" => sink.to_owned(), "outcome" => outcome.as_str(), "reason" => outcome.reason())
-        .increment(1);
+/// Counts how the records of a lane ended. A series is there from its first record on.
+#[derive(Debug, Default)]
+pub struct Ended {
+    counters: [OnceLock<Counter>; Outcome::KINDS],
+}
+
+impl Ended {
+    /// Counts a record's end.
+    pub(crate) fn count(&self, topic: &Topic, sink: &str, outcome: Outcome) {
+        let new = || counter!(RECORDS, "lane" => lane(topic), "sink" => sink.to_owned(), "outcome" => outcome.as_str(), "reason" => outcome.reason());
+        self.counters[outcome.kind()].get_or_init(new).increment(1);
+    }
 }
 
 /// Notes what the dedup indexes of a group hold.
@@ -91,10 +102,20 @@ pub(crate) fn index(topic: &Topic, sink: &str, ids: usize, bytes: usize) {
     set(INDEX_BYTES, bytes);
 }
 
-/// Notes how old a delivered event is.
-pub(crate) fn delivered(sink: &str, age_ms: u64) {
-    #[allow(clippy::cast_precision_loss, reason = "an age in milliseconds is far below 2^52")]
-    metrics::histogram!(DELIVERY_SECONDS, "sink" => sink.to_owned()).record(age_ms as f64 / 1000.0);
+/// How old events are when their sink has them.
+pub struct DeliveryAge(Histogram);
+
+impl DeliveryAge {
+    /// Of a sink's events.
+    pub fn of(sink: &SinkId) -> Self {
+        Self(metrics::histogram!(DELIVERY_SECONDS, "sink" => sink.as_str().to_owned()))
+    }
+
+    /// Notes the age of an event that was delivered.
+    pub(crate) fn note(&self, age_ms: u64) {
+        #[allow(clippy::cast_precision_loss, reason = "an age in milliseconds is far below 2^52")]
+        self.0.record(age_ms as f64 / 1000.0);
+    }
 }
 
 /// Counts a failed dispatch.

@@ -20,6 +20,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// How many different ends there are, reasons told apart.
+    pub(crate) const KINDS: usize = 5 + Reason::ALL.len();
+
+    /// Its number among them.
+    pub(crate) fn kind(self) -> usize {
+        match self {
+            Self::Routed => 0,
+            Self::Delivered => 1,
+            Self::Repeat => 2,
+            Self::Parked => 3,
+            Self::Passed => 4,
+            Self::Dead(reason) => 5 + reason as usize,
+        }
+    }
+
     /// Its name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::config::{self, SinkKind};
 use crate::core::breaker::Sign;
 use crate::core::concurrency::Load;
+use crate::unseal::Description;
 
 pub use file::FileSink;
 pub use http::{HttpSink, Link};
@@ -30,25 +31,12 @@ pub struct Event {
     pub id: EventId,
     /// Whose event it is.
     pub source: SourceId,
-    /// The CloudEvents type.
-    pub event_type: String,
-    /// The CloudEvents time, RFC 3339.
-    pub time: String,
+    /// What its payload says of itself.
+    pub description: Description,
     /// W3C trace context.
     pub traceparent: Option<Box<str>>,
     /// The payload.
     pub payload: Zeroizing<Vec<u8>>,
-}
-
-impl Event {
-    /// The payload's media type, by its content: what is JSON is called JSON.
-    pub fn content_type(&self) -> &'static str {
-        if serde_json::from_slice::<serde::de::IgnoredAny>(&self.payload).is_ok() {
-            "application/json"
-        } else {
-            "application/octet-stream"
-        }
-    }
 }
 
 /// Why a sink does not have an event.
@@ -179,9 +167,10 @@ impl Sink {
     }
 
     /// Delivers an event: `Ok` once the sink has it for good.
-    pub async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+    pub async fn deliver(&self, event: &Event) -> Result<(), Refusal> {
         match self {
-            Self::Http(sink) => sink.deliver(event).await,
+            // A request's state is large. Boxed, it makes the runs of the other sinks none the larger.
+            Self::Http(sink) => Box::pin(sink.deliver(event)).await,
             Self::Kafka(sink) => sink.deliver(event).await,
             Self::File(sink) => sink.deliver(event).await,
         }

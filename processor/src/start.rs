@@ -31,6 +31,7 @@ use crate::engine::{
 };
 use crate::gate::Gate;
 use crate::keys::Keys;
+use crate::metrics::{DeliveryAge, Ended};
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
 use crate::reload::{self, Reloading};
@@ -386,6 +387,7 @@ impl Builder<'_> {
             sink_id: name.clone(),
             sink: side.sink.clone(),
             schedule: self.config.schedule(),
+            age: DeliveryAge::of(name),
             age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
         };
         let (fresh, again) = (work(events), work(retries));
@@ -430,7 +432,15 @@ impl Builder<'_> {
         };
         let name = topic.name(&self.config.topics.prefix).into();
         let sink = sink.map(SinkId::to_string).unwrap_or_default();
-        Lane { topic, name, sink, delay_ms, partitions: self.config.topics.partitions, permits }
+        Lane {
+            topic,
+            name,
+            sink,
+            delay_ms,
+            partitions: self.config.topics.partitions,
+            permits,
+            ended: Ended::default(),
+        }
     }
 
     fn group<W: Work>(&mut self, group: &Group, work: W, lanes: Vec<Lane>, how: GroupHow) -> Result<(), StartError> {

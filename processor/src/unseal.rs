@@ -10,7 +10,7 @@ use open::{Key, KeyError, Keyring, KeyringError, OpenError};
 use zeroize::Zeroizing;
 
 use crate::config::{self, EventIdRule};
-use crate::event::{Found, Pointer, find};
+use crate::event::{Found, Pointer, find, find_all};
 
 /// Why a source could not be set up. The operator's fault.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,20 @@ pub struct Unsealed {
     /// Its payload.
     pub payload: Zeroizing<Vec<u8>>,
 }
+
+/// What an event's payload says of itself.
+#[derive(Debug)]
+pub struct Description {
+    /// Its media type: what is JSON is called JSON.
+    pub content_type: &'static str,
+    /// The CloudEvents type.
+    pub event_type: String,
+    /// The CloudEvents time, RFC 3339.
+    pub time: String,
+}
+
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// Longest CloudEvents type that is taken from a payload, in bytes.
 const TYPE_BYTES_MAX: usize = 256;
@@ -127,16 +141,23 @@ impl Sources {
         Ok(Unsealed { id, payload })
     }
 
-    /// The CloudEvents type and time of an event.
-    pub fn describe(&self, head: &Head, payload: &[u8]) -> (String, String) {
+    /// What an event's payload says of itself.
+    pub fn describe(&self, head: &Head, payload: &[u8]) -> Description {
         let source = self.0.get(&head.source);
-        let at =
-            |pointer: fn(&Source) -> &Pointer| source.map_or(Found::Missing, |source| find(payload, pointer(source)));
-        let event_type = match at(|source| &source.event_type) {
+        let none = Pointer::default();
+        let [type_at, time_at] = source.map_or([&none; 2], |source| [&source.event_type, &source.event_time]);
+        let (is_json, [event_type, time]) = match find_all(payload, [type_at, time_at]) {
+            Some(found) => (true, found),
+            None => {
+                let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok();
+                (is_json, [find(payload, type_at), find(payload, time_at)])
+            }
+        };
+        let event_type = match event_type {
             Found::Text(text) if (1..=TYPE_BYTES_MAX).contains(&text.len()) => text,
             Found::Text(_) | Found::Integer(_) | Found::Missing | Found::Unusable => DEFAULT_TYPE.to_owned(),
         };
-        let time = match at(|source| &source.event_time) {
+        let time = match time {
             Found::Text(text) => text.parse::<jiff::Timestamp>().ok(),
             Found::Integer(seconds) => {
                 seconds.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
@@ -145,6 +166,7 @@ impl Sources {
         };
         let received =
             || i64::try_from(head.received_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        (event_type, time.or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string())
+        let time = time.or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string();
+        Description { content_type: if is_json { JSON } else { BYTES }, event_type, time }
     }
 }

@@ -156,6 +156,9 @@ pub trait Handler: Send + Sync + 'static {
     /// once it has answered [`More::NotNow`].
     fn record(&self, at: &TopicPartition, record: Incoming<'_>) -> More;
 
+    /// One turn over all partitions has ended.
+    fn turned(&self);
+
     /// Everything below `end` was taken, and the log ended there: offsets below it that no record had are markers.
     fn passed(&self, at: &TopicPartition, end: i64);
 

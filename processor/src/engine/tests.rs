@@ -65,6 +65,7 @@ impl Bench {
             delay_ms,
             partitions: PARTITIONS,
             permits: PERMITS,
+            ended: Ended::default(),
         };
         let settings = EngineSettings {
             window,
@@ -101,12 +102,17 @@ impl Bench {
     }
 
     fn room(&self) -> usize {
-        self.handler.room(&self.at)
+        let room = self.handler.room(&self.at);
+        self.handler.turned();
+        room
     }
 
     /// A record of the age that a lane's delay makes due.
     fn offer(&self, offset: i64, time_ms: u64) -> More {
-        self.engine.take(&self.at, Held { offset, time_ms, inspected: Inspected::Run { key: None, item: offset } })
+        let inspected = Inspected::Run { key: None, item: offset };
+        let more = self.engine.take(&self.at, Held { offset, time_ms, inspected });
+        self.handler.turned();
+        more
     }
 
     fn advance(&self, by: Duration) {

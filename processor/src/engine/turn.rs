@@ -77,25 +77,25 @@ impl Turn {
 /// Ends the process if a run panics: its record would stay open for ever, and nothing would say so.
 pub(super) struct Unfinished<'a> {
     die: &'a Die,
-    what: Option<String>,
+    place: Option<&'a Place>,
 }
 
 impl<'a> Unfinished<'a> {
-    pub(super) fn new(die: &'a Die, turn: &Turn) -> Self {
-        Self { die, what: Some(format!("{}-{} offset {}", turn.at.topic, turn.at.partition, turn.offset)) }
+    pub(super) fn new(die: &'a Die, place: &'a Place) -> Self {
+        Self { die, place: Some(place) }
     }
 
     pub(super) fn finished(mut self) {
-        self.what = None;
+        self.place = None;
     }
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if std::thread::panicking()
-            && let Some(what) = self.what.take()
+            && let Some(Place { at, offset, .. }) = self.place.take()
         {
-            (self.die)(Doubt(format!("the run of {what} panicked")));
+            (self.die)(Doubt(format!("the run of {}-{} offset {offset} panicked", at.topic, at.partition)));
         }
     }
 }

@@ -54,15 +54,15 @@ impl FileSink {
         Ok(Self { lines, timeout })
     }
 
-    pub(super) async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+    pub(super) async fn deliver(&self, event: &Event) -> Result<(), Refusal> {
         // A payload that spans lines is JSON all the same, but not a JSON line.
         let json: Option<&RawValue> =
             serde_json::from_slice(&event.payload).ok().filter(|raw: &&RawValue| !raw.get().contains('\n'));
         let mut line = serde_json::to_vec(&Line {
             id: event.id.as_str(),
             source: event.source.as_str(),
-            r#type: &event.event_type,
-            time: &event.time,
+            r#type: &event.description.event_type,
+            time: &event.description.time,
             webhook_id: &event.webhook_id,
             data: json,
             data_base64: json.is_none().then(|| BASE64.encode(&event.payload)),

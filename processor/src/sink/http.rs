@@ -55,14 +55,14 @@ impl HttpSink {
         self.link.clone()
     }
 
-    pub(super) async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+    pub(super) async fn deliver(&self, event: &Event) -> Result<(), Refusal> {
         let timestamp = self.clock.unix_s();
         let link = self.link.load_full();
         let mut request = Request::post(self.url.clone())
             .header(ID_HEADER, &event.webhook_id)
             .header(TIMESTAMP_HEADER, timestamp)
             .header(SIGNATURE_HEADER, sign(&link.key, &event.webhook_id, timestamp, &event.payload))
-            .header(CONTENT_TYPE, event.content_type())
+            .header(CONTENT_TYPE, event.description.content_type)
             .header(USER_AGENT, concat!("sealstream/", env!("CARGO_PKG_VERSION")));
         if let Some(traceparent) = &event.traceparent {
             request = request.header("traceparent", &**traceparent);

@@ -42,7 +42,7 @@ impl KafkaSink {
         Self { outlet, topic }
     }
 
-    pub(super) async fn deliver(&self, event: Event) -> Result<(), Refusal> {
+    pub(super) async fn deliver(&self, event: &Event) -> Result<(), Refusal> {
         let record = Outgoing {
             topic: &self.topic,
             partition: None,
@@ -50,12 +50,12 @@ impl KafkaSink {
             value: &event.payload,
         };
         let mut headers = vec![
-            ("content-type", event.content_type()),
+            ("content-type", event.description.content_type),
             ("ce_specversion", "1.0"),
             ("ce_id", event.id.as_str()),
             ("ce_source", event.source.as_str()),
-            ("ce_type", &event.event_type),
-            ("ce_time", &event.time),
+            ("ce_type", &event.description.event_type),
+            ("ce_time", &event.description.time),
             ("ce_webhookid", &event.webhook_id),
         ];
         if let Some(traceparent) = &event.traceparent {

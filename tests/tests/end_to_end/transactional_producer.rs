@@ -146,6 +146,8 @@ impl Handler for Idle {
         More::NotNow
     }
 
+    fn turned(&self) {}
+
     fn passed(&self, _: &TopicPartition, _: i64) {}
 
     fn lapsed(&self, _: Duration) {}

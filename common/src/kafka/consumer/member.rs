@@ -321,6 +321,7 @@ impl Shared {
                 }
             }
         }
+        self.handler.turned();
         taken
     }
 
