@@ -4,10 +4,11 @@
 //! (`task_panics_total{task}`), never swallowed; it still reaches whoever awaits the handle.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,7 +32,7 @@ impl Group {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tasks.spawn(observed(name, future))
+        self.tasks.spawn(Observed { name, future })
     }
 
     /// The group's wish to stop. Tasks select on it; a part of the group may take a `child_token` of it.
@@ -78,19 +79,28 @@ impl Group {
     }
 }
 
-/// The future, with its panic logged and counted before it goes on to the task's handle.
-async fn observed<F: Future>(name: &'static str, future: F) -> F::Output {
-    let mut future = pin!(future);
-    std::future::poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(output)) => Poll::Ready(output),
-        Err(panic) => {
+pin_project! {
+    /// A future whose panic is logged and counted before it goes on to the task's handle. Not an `async` block around it: that
+    /// would hold it twice, and copy it from the one place to the other.
+    struct Observed<F> {
+        name: &'static str,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Observed<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let (name, future) = (*this.name, this.future);
+        catch_unwind(AssertUnwindSafe(|| future.poll(context))).unwrap_or_else(|panic| {
             metrics::counter!("task_panics_total", "task" => name).increment(1);
             tracing::error!(task = name, "task panicked");
             resume_unwind(panic)
-        }
-    })
-    .await
+        })
+    }
 }
 
 #[cfg(test)]
