@@ -1,8 +1,9 @@
-//! Criterion benches of single functions (`benches/`), and runs of the shipped binaries beside the floors (`src/bin/`).
+//! Functions to be measured, and runs of the shipped binaries beside the floors (`src/bin/`).
 
 pub mod events;
 pub mod figures;
 pub mod floor;
+pub mod functions;
 pub mod load;
 pub mod plot;
 pub mod process;

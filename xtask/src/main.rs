@@ -8,6 +8,7 @@ mod alerts;
 mod bench;
 mod ci;
 mod compile;
+mod counts;
 mod coverage;
 mod demo;
 mod deps;
@@ -68,11 +69,13 @@ enum Step {
     },
     /// Run the shipped binaries, built for release, beside the floors of their libraries on a real Kafka
     Bench(bench::Arguments),
+    /// Count the instructions of what is done once per event, beside those noted
+    Counts(counts::Arguments),
     /// Run the parsers under a fuzzer, from the seeds of the vectors
     Fuzz(fuzz::Arguments),
     /// Say how many lines of each parser its tests run
     Coverage,
-    /// Lint, deps, symbols, faults, test and a smoke run of the benches, with the time that each took
+    /// Lint, deps, symbols, faults, rows, counts, a smoke run of the benches and the tests, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Step::Deps => deps::run(),
         Step::Symbols { profile } => symbols::run(&profile),
         Step::Bench(arguments) => bench::run(&arguments),
+        Step::Counts(arguments) => counts::run(&arguments),
         Step::Fuzz(arguments) => fuzz::run(&arguments),
         Step::Coverage => coverage::run(),
         Step::Ci => ci::run(),
