@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use common::clock::Clock;
 use common::config::{EXIT_STATUS, Mistakes};
 
 /// How long calls that block may take to end when a command is done.
@@ -121,7 +122,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         // It has threads of its own.
         Command::Load(args) => return load::run(&args),
         Command::Source(command) => return source::run(&command),
-        Command::Rotate(command) => return rotate::run(&command),
+        Command::Rotate(command) => return rotate::run(&command, &Clock::system()),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

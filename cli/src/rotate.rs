@@ -2,9 +2,11 @@
 //!
 //! | step | what it does | then |
 //! |---|---|---|
-//! | `add` | makes a new one, where it checks signatures, checks MACs or opens | wait until every process has it |
-//! | `use` | lets it sign, seal or make MACs | wait until nobody uses the old one |
+//! | `add` | makes a new one, where it checks signatures, checks MACs, opens or knows repeats | wait until every process has it |
+//! | `use` | lets it sign, seal, make MACs or name events | wait until nobody uses the old one |
 //! | `retire` | takes the old one away, unless a record under it still lies in a topic | delete its files |
+//!
+//! Of two id keys either knows a repeat, wherever it stands in the list. So what came since `add` is known by both.
 //!
 //! Only the configurations and the secrets of a folder that `sealstream init` made are changed. Processes take them over when
 //! they reload, by themselves or on SIGHUP; `…_config_generation` tells that they have.
@@ -14,6 +16,7 @@ mod lying;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use common::clock::Clock;
 use common::id::SourceId;
 use toml_edit::{Array, DocumentMut, InlineTable, TableLike, Value};
 
@@ -27,14 +30,15 @@ use crate::{Verdict, say};
 pub enum Command {
     /// Make a new one, and let it check or open; nothing uses it yet
     Add(Args),
-    /// Let the newest one sign, seal or make MACs
+    /// Let the newest one sign, seal, make MACs or name events
     Use(Args),
     /// Take the old one away, unless records under it can still be read
     Retire {
         /// What to retire
         #[command(flatten)]
         args: Args,
-        /// Take it away though records under it lie in topics: they end as dead letters that cannot be redriven
+        /// Take it away though records under it lie in topics: they end as dead letters that cannot be redriven, or, of an id
+        /// key, their repeats are delivered
         #[arg(long)]
         force: bool,
     },
@@ -65,6 +69,8 @@ pub enum Kind {
     Edge,
     /// The key by which the processors trust their own records
     Core,
+    /// The key that the names of events in the log are made with, and by which repeats are known
+    Id,
 }
 
 /// A secret or key in a configuration's list.
@@ -87,6 +93,7 @@ impl Args {
             Kind::Sealing => (PROCESSOR, path(&["source", self.source()?.as_str(), "keys"])),
             Kind::Edge => (PROCESSOR, path(&["pipeline", "edge_keys"])),
             Kind::Core => (PROCESSOR, path(&["pipeline", "core_keys"])),
+            Kind::Id => (PROCESSOR, path(&["pipeline", "id_keys"])),
         })
     }
 
@@ -95,7 +102,7 @@ impl Args {
         Ok(match self.kind {
             Kind::Signing => format!("secrets/{}.hmac.{id}", self.source()?),
             Kind::Sealing => format!("secrets/{}.{id}.key", self.source()?),
-            Kind::Edge | Kind::Core => format!("secrets/{id}.key"),
+            Kind::Edge | Kind::Core | Kind::Id => format!("secrets/{id}.key"),
         })
     }
 
@@ -122,7 +129,7 @@ impl Args {
             table?.get(last)?.as_str().map(str::to_owned)
         };
         Ok(match self.kind {
-            Kind::Core => entries.first().map(|entry| entry.id.clone()),
+            Kind::Core | Kind::Id => entries.first().map(|entry| entry.id.clone()),
             Kind::Edge => {
                 text(&parse(&self.dir.join(INGEST))?, &["pipeline", "edge_key", "id"]).or(Some("edge-1".to_owned()))
             }
@@ -142,11 +149,11 @@ impl Args {
 }
 
 /// Runs `rotate`.
-pub fn run(command: &Command) -> Result<Verdict> {
+pub fn run(command: &Command, clock: &Clock) -> Result<Verdict> {
     match command {
         Command::Add(args) => add(args),
         Command::Use(args) => use_newest(args),
-        Command::Retire { args, force } => retire(args, *force),
+        Command::Retire { args, force } => retire(args, *force, clock),
     }
 }
 
@@ -158,18 +165,21 @@ fn add(args: &Args) -> Result<Verdict> {
     if let Some(waiting) = newer(args, &entries)? {
         bail!("{waiting} was added and is not in use yet: `sealstream rotate use` comes first; nothing was changed");
     }
+    if args.kind == Kind::Id && entries.len() > 1 {
+        bail!("the id key before is there yet: `sealstream rotate retire` comes first; nothing was changed");
+    }
     let id = next_id(&entries);
     let file = args.file(&id)?;
     let content = match args.kind {
         Kind::Signing => random_text()?,
-        Kind::Sealing | Kind::Edge | Kind::Core => random_key()?,
+        Kind::Sealing | Kind::Edge | Kind::Core | Kind::Id => random_key()?,
     };
     // Beside the configuration that lists it, and with whoever will use it.
     let mut dirs = vec![directory(&config_path)?];
     match args.kind {
         Kind::Signing | Kind::Sealing => dirs.extend(args.sender()?.as_deref().map(directory).transpose()?),
         Kind::Edge => dirs.push(directory(&args.dir.join(INGEST))?),
-        Kind::Core => {}
+        Kind::Core | Kind::Id => {}
     }
     let files: Vec<NewFile> = dirs.iter().map(|dir| NewFile::new(dir.join(&file), &*content)).collect();
     // The paths lead from here already.
@@ -204,7 +214,7 @@ fn use_newest(args: &Args) -> Result<Verdict> {
         .context("there is none that is newer than the one in use: `sealstream rotate add` comes first")?;
     let newest = entries.iter().find(|entry| entry.id == newest).expect("it is one of them").clone();
     let changed = match args.kind {
-        Kind::Core => {
+        Kind::Core | Kind::Id => {
             let list = list(&mut document, &path)?;
             let at = entries.iter().position(|entry| *entry == newest).expect("it is one of them");
             let value = list.remove(at);
@@ -230,7 +240,7 @@ fn use_newest(args: &Args) -> Result<Verdict> {
             let mut document = parse(&sender)?;
             match args.kind {
                 Kind::Signing => set(&mut document, &["secret"], newest.file.as_str().into())?,
-                Kind::Sealing | Kind::Edge | Kind::Core => {
+                Kind::Sealing | Kind::Edge | Kind::Core | Kind::Id => {
                     set(&mut document, &["key"], entry(&newest.id, &newest.file))?
                 }
             }
@@ -249,7 +259,7 @@ fn use_newest(args: &Args) -> Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-fn retire(args: &Args, force: bool) -> Result<Verdict> {
+fn retire(args: &Args, force: bool, clock: &Clock) -> Result<Verdict> {
     let (config, path) = args.list()?;
     let config_path = args.dir.join(config);
     let mut document = parse(&config_path)?;
@@ -264,16 +274,25 @@ fn retire(args: &Args, force: bool) -> Result<Verdict> {
     let lying = match args.kind {
         // No record is under a signing secret: the body is verified before it becomes one.
         Kind::Signing => 0,
-        Kind::Sealing | Kind::Edge | Kind::Core => {
+        Kind::Sealing | Kind::Edge | Kind::Core | Kind::Id => {
             let processor = processor::config::Config::load(Some(&args.dir.join(PROCESSOR)), std::iter::empty())?;
-            lying::count(&processor, args.kind, args.source.as_ref(), &old.id)?
+            lying::count(&processor, args.kind, args.source.as_ref(), &old.id, clock)?
         }
     };
     let paint = say::Paint::for_stdout();
     if lying > 0 && !force {
+        let why = match args.kind {
+            Kind::Id => {
+                "records are known by it alone: a repeat of one would be delivered. Nobody asks for them once dedup.window, and \
+                 an eighth of it, has passed since they came."
+            }
+            Kind::Signing | Kind::Sealing | Kind::Edge | Kind::Core => {
+                "records under it lie in the topics. They leave with the topics' retention, dead letters when they are redriven or \
+                 deleted."
+            }
+        };
         say::line(format_args!(
-            "{} {} is kept: {} records under it lie in the topics. They leave with the topics' retention, dead letters when they \
-             are redriven or deleted. --force takes it away all the same.",
+            "{} {} is kept: {} {why} --force takes it away all the same.",
             paint.bad("Refused."),
             old.id,
             say::grouped(lying),
@@ -282,8 +301,13 @@ fn retire(args: &Args, force: bool) -> Result<Verdict> {
     }
     list(&mut document, &path)?.remove(at);
     replace_checked(&config_path, &document)?;
-    let lost =
-        if lying == 0 { String::new() } else { format!(" {} records can no longer be read.", say::grouped(lying)) };
+    let lost = match (lying, args.kind) {
+        (0, _) => String::new(),
+        (lying, Kind::Id) => format!(" A repeat of {} records is no longer known.", say::grouped(lying)),
+        (lying, Kind::Signing | Kind::Sealing | Kind::Edge | Kind::Core) => {
+            format!(" {} records can no longer be read.", say::grouped(lying))
+        }
+    };
     say::line(format_args!(
         "{} {} from {}.{lost} Delete {} wherever it lies, once every process has reloaded.",
         paint.good("Retired"),

@@ -295,6 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_shown_written_and_looked_up_as_its_text() {
+        let name = source("acme-2");
+        assert_eq!((format!("{name}"), format!("{name:?}")), ("acme-2".to_owned(), "acme-2".to_owned()));
+        assert_eq!(serde_json::to_string(&name).unwrap(), "\"acme-2\"");
+        assert_eq!(serde_json::from_str::<SourceId>("\"acme-2\"").unwrap(), name);
+        assert!(
+            serde_json::from_str::<SourceId>("\"Acme\"").is_err() && serde_json::from_str::<SourceId>("7").is_err()
+        );
+        let by_name = std::collections::BTreeMap::from([(name, 7)]);
+        assert_eq!((by_name.get("acme-2"), by_name.get("acme")), (Some(&7), None));
+    }
+
+    #[test]
+    fn what_is_no_name_is_told_by_its_beginning_only() {
+        let error = "a-secret-that-was-pasted-canary!".parse::<KeyId>().unwrap_err().to_string();
+        assert_eq!(error, "\"a-secret-that-wa\" is not a key id: 1 to 64 of A-Z, a-z, 0-9, '.', _ and -");
+    }
+
+    #[test]
     fn event_ids_have_both_edges() {
         assert!(EventId::new("").is_err());
         assert!(EventId::new("x").is_ok());
@@ -318,6 +337,31 @@ mod tests {
         let keyed = id_key(b"test-id-key").keyed_id(&source("acme"), &event("evt_1"));
         assert_eq!(keyed.to_string(), KEYED_ACME_EVT_1);
         assert_eq!(placement(&source("acme"), &event("evt_1"), 64), PLACEMENT_ACME_EVT_1_OF_64);
+    }
+
+    #[test]
+    fn a_keyed_id_has_16_bytes_and_is_shown_in_hex() {
+        let id = KeyedId::try_from(&[0xa0; 16][..]).unwrap();
+        assert_eq!(id, KeyedId::from([0xa0; 16]));
+        for wrong in [15, 17] {
+            assert!(KeyedId::try_from(&vec![0xa0; wrong][..]).is_err(), "{wrong}");
+        }
+        assert_eq!(format!("{id:?}"), format!("KeyedId({})", "a0".repeat(16)));
+    }
+
+    #[test]
+    fn placement_is_a_partition_whatever_their_number() {
+        for partitions in [0, 1, 2, 3, 64, i32::MAX.unsigned_abs()] {
+            let partition = placement(&source("acme"), &event("evt_1"), partitions);
+            assert!((0..i64::from(partitions.max(1))).contains(&i64::from(partition)), "{partition} of {partitions}");
+        }
+    }
+
+    #[test]
+    fn an_id_key_shows_its_name_and_not_itself() {
+        let key = id_key(b"canary");
+        assert_eq!(key.id().as_str(), "id-1");
+        assert_eq!(format!("{key:?}"), "IdKey(id-1, [redacted])");
     }
 
     #[test]

@@ -69,6 +69,8 @@ const TLS: &str = "tls";
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL_UNREADY: Duration = Duration::from_secs(1);
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the brokers may take to say that a new producer may not begin.
+const PROOF: Duration = Duration::from_secs(3);
 /// How long answers that are written already may take to leave.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long what is queued may take to reach the brokers, however late it is.
@@ -260,15 +262,15 @@ impl Reloading {
 /// Keeps the condition [`KAFKA`] true to the facts.
 async fn probe(publisher: Publisher, health: Health, group: Group) {
     let over = group.token();
-    let (mut told, mut mended) = (None, None);
+    let (begun, mut told, mut mended) = (Instant::now(), None, None);
     loop {
-        if mended.is_none_or(|at: Instant| at.elapsed() >= PROBE_INTERVAL) && publisher.mend(&group) {
-            mended = Some(Instant::now());
-        }
         let probing = publisher.clone();
         let probed = tokio::task::spawn_blocking(move || probing.inbox_fault(PROBE_DEADLINE));
         let Some(fault) = over.run_until_cancelled(probed).await else { return };
         let fault = fault.unwrap_or_else(|panic| Some(panic.to_string()));
+        // Of a producer that has only begun nobody knows that it is better than the one before.
+        let is_new = mended.is_some_and(|at: Instant| at.elapsed() < PROOF);
+        let fault = fault.or_else(|| told.clone().filter(|_| is_new));
         // Each reason once, until there is another or none.
         if let Some(reason) = fault.as_ref().filter(|reason| told.as_ref() != Some(*reason)) {
             tracing::warn!(reason, "the inbox is not reached");
@@ -276,7 +278,11 @@ async fn probe(publisher: Publisher, health: Health, group: Group) {
         let reached = fault.is_none();
         told = fault;
         health.set(KAFKA, reached);
-        let interval = if reached { PROBE_INTERVAL } else { PROBE_INTERVAL_UNREADY };
+        if mended.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) && publisher.mend(&group) {
+            mended = Some(Instant::now());
+        }
+        let settled = reached && begun.elapsed() >= PROOF;
+        let interval = if settled { PROBE_INTERVAL } else { PROBE_INTERVAL_UNREADY };
         if over.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
             return;
         }

@@ -1,12 +1,13 @@
 //! Handing a record to Kafka, and knowing that it is there: no success without the acknowledgement of all in-sync replicas.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use common::clock::Clock;
 use common::kafka::client::{ClientError, KafkaConfig};
-use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
+use common::kafka::producer::{Ack, Outgoing, ProduceError, Producer, ProducerSettings};
 use common::shutdown::Group;
 use common::topics::{Prefix, Topic};
 
@@ -17,6 +18,9 @@ use crate::stage::charged::Charged;
 
 /// How often a former producer is looked at.
 const RETIRE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a record that was refused for want of a right counts against those to come. Only another record shows that the
+/// right was given, and nobody sends one to a node that is not ready.
+const DENIAL_MS: u64 = 60_000;
 
 /// Publishes to the inbox. Cheap to clone; flush it before the last clone is dropped.
 #[derive(Clone)]
@@ -28,6 +32,9 @@ pub(crate) struct Publisher {
     inbox: Arc<str>,
     ack_deadline: Duration,
     clock: Clock,
+    /// When the brokers last refused a record for want of a right, by the monotonic clock in milliseconds, 0 if they have
+    /// taken one since.
+    denied_ms: Arc<AtomicU64>,
 }
 
 impl Publisher {
@@ -45,6 +52,7 @@ impl Publisher {
             inbox: Topic::Inbox.name(prefix).into(),
             ack_deadline: config.ack_deadline,
             clock: clock.clone(),
+            denied_ms: Arc::default(),
         })
     }
 
@@ -52,12 +60,13 @@ impl Publisher {
     pub(crate) fn replace(&self, producer: Producer, kafka: KafkaConfig, group: &Group) {
         self.kafka.store(Arc::new(kafka));
         let before = self.producer.swap(Arc::new(producer));
+        self.denied_ms.store(0, Ordering::Relaxed);
         group.spawn("former_producer", retire(before, self.ack_deadline));
     }
 
     /// Makes another producer if this one is spent: a right that was missing may be there by now. Whether it was spent.
     pub(crate) fn mend(&self, group: &Group) -> bool {
-        if !self.producer.load().is_spent() {
+        if self.producer.load().spent().is_none() {
             return false;
         }
         let kafka = KafkaConfig::clone(&self.kafka.load());
@@ -89,19 +98,50 @@ impl Publisher {
         let _permit = record.into_permit();
         // The library has the same deadline, but looks at it only now and then.
         match tokio::time::timeout(self.ack_deadline, delivery).await {
-            Ok(acknowledged) => acknowledged?,
+            Ok(acknowledged) => self.note(acknowledged)?,
             Err(_elapsed) => return Err(Refusal::Unavailable(Trouble::AckLate)),
         };
         metrics.acked(handed_over);
         Ok(())
     }
 
-    /// Why the inbox is not reached; `None` if a broker answers and it exists. Blocks.
+    fn note(&self, acknowledged: Result<Ack, ProduceError>) -> Result<Ack, ProduceError> {
+        let denied_ms = match &acknowledged {
+            Ok(_) => 0,
+            Err(error) if error.is_denied() => self.now_ms(),
+            Err(_) => return acknowledged,
+        };
+        if self.denied_ms.load(Ordering::Relaxed) != denied_ms {
+            self.denied_ms.store(denied_ms, Ordering::Relaxed);
+        }
+        acknowledged
+    }
+
+    /// Never 0.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// Why no record gets into the inbox; `None` if a broker answers, the inbox exists, and nothing says that records are
+    /// refused. Blocks.
     pub(crate) fn inbox_fault(&self, deadline: Duration) -> Option<String> {
-        match self.reaches_inbox_by(&self.producer.load_full(), deadline) {
+        let producer = self.producer.load_full();
+        match self.reaches_inbox_by(&producer, deadline) {
             Ok(0) => Some("the topic has no partitions".to_owned()),
-            Ok(_) => None,
+            Ok(_) => self.refusal(&producer),
             Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Why the brokers take no records. A topic that may be seen need not be one that may be written to.
+    fn refusal(&self, producer: &Producer) -> Option<String> {
+        let denied_ms = self.denied_ms.load(Ordering::Relaxed);
+        let was_denied = denied_ms != 0 && self.now_ms().saturating_sub(denied_ms) < DENIAL_MS;
+        let denied = || format!("records are refused: ingest's user needs the right Write on the topic {}", self.inbox);
+        match producer.spent() {
+            Some(error) if error.is_denied() => Some(denied()),
+            Some(error) => Some(format!("the producer has failed for good: {error}")),
+            None => was_denied.then(denied),
         }
     }
 

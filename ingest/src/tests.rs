@@ -129,8 +129,11 @@ impl Edge {
     }
 
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(EmbeddedKafka::start([("sealstream.inbox", PARTITIONS)]).unwrap(), change).await
+    }
+
+    async fn start_on(kafka: EmbeddedKafka, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kafka = EmbeddedKafka::start([("sealstream.inbox", PARTITIONS)]).unwrap();
         let mut config = config_in(dir.path());
         config.kafka = kafka.config();
         change(&mut config);

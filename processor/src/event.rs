@@ -304,5 +304,17 @@ mod tests {
         for bad in ["id", "a/b", "/~", "/~2", "/a~"] {
             assert!(bad.parse::<Pointer>().is_err(), "{bad}");
         }
+        let read = |json: &str| serde_json::from_str::<Pointer>(json).map_err(|error| error.to_string());
+        assert_eq!(read("\"/id\""), Ok("/id".parse().unwrap()));
+        let error = read("\"id\"").unwrap_err();
+        assert!(error.starts_with("is not a JSON pointer such as \"/id\""), "{error}");
+        assert!("".parse::<Pointer>().unwrap().is_root() && !"/".parse::<Pointer>().unwrap().is_root());
+    }
+
+    #[test]
+    fn what_was_found_is_not_shown() {
+        let found = [r#"{"id":"canary"}"#, r#"{"id":471147114711}"#, "{}", "["];
+        let shown = found.map(|json| format!("{:?}", find(json.as_bytes(), &"/id".parse().unwrap())));
+        assert_eq!(shown, ["Text", "Integer", "Missing", "Unusable"]);
     }
 }

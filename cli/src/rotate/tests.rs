@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use clap::Parser;
-use common::clock::Clock;
+use common::clock::{Clock, ManualClock};
 use common::config::SecretFile;
+use common::id::EventId;
 use common::kafka::embedded::EmbeddedKafka;
 use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
-use common::record::{Head, RecordKey, RecordKeys};
+use common::record::{Head, Identity, RecordKey, RecordKeys};
+use common::secret::Secret;
 use common::topics::Topic;
 use open::{Key, seal_native};
 
@@ -22,6 +26,8 @@ struct Line {
 struct Bench {
     temp: tempfile::TempDir,
     kafka: EmbeddedKafka,
+    clock: Clock,
+    hand: ManualClock,
 }
 
 impl Bench {
@@ -43,7 +49,9 @@ impl Bench {
         let processor = temp.path().join(PROCESSOR);
         let text = read(&processor).unwrap().replace("[topics]\n", "[topics]\npartitions = 2\n");
         std::fs::write(processor, text).unwrap();
-        Self { temp, kafka }
+        // The embedded cluster has the producer's time, which is the system's.
+        let (clock, hand) = Clock::manual(Clock::system().unix_ms());
+        Self { temp, kafka, clock, hand }
     }
 
     fn dir(&self) -> &Path {
@@ -54,7 +62,11 @@ impl Bench {
         let mut line = vec!["rotate"];
         line.extend(words);
         line.extend(["--dir", self.dir().to_str().unwrap()]);
-        run(&Line::parse_from(line).command)
+        run(&Line::parse_from(line).command, &self.clock)
+    }
+
+    fn count(&self, kind: Kind, source: Option<&SourceId>, id: &str) -> u64 {
+        lying::count(&self.processor(), kind, source, id, &self.clock).unwrap()
     }
 
     fn processor(&self) -> processor::config::Config {
@@ -71,9 +83,27 @@ impl Bench {
         SenderConfig::load(Some(&self.dir().join(SENDER))).unwrap()
     }
 
+    /// A secret of the processors.
+    fn load(&self, name: &str) -> Secret {
+        SecretFile::new(self.dir().join("processor/secrets").join(name)).load().unwrap()
+    }
+
     /// Writes a record under the deployment's own keys of these ids.
     fn write(&self, topic: &Topic, mac_key: &str, sealing_key: &str) {
-        let load = |name: &str| SecretFile::new(self.dir().join("processor/secrets").join(name)).load().unwrap();
+        self.write_as(topic, mac_key, sealing_key, None);
+    }
+
+    /// Writes a record as the router does: with the event's ids under the configured id keys.
+    fn route(&self, sealing_key: &str) {
+        let keys = processor::keys::Keys::load(&self.processor()).unwrap();
+        let (source, event) = ("acme".parse().unwrap(), EventId::new("1").unwrap());
+        let previous = keys.previous_id.map(|key| key.keyed_id(&source, &event));
+        let identity = Identity { id: keys.id.keyed_id(&source, &event), previous };
+        self.write_as(&Topic::Events, "core-1", sealing_key, Some(identity));
+    }
+
+    fn write_as(&self, topic: &Topic, mac_key: &str, sealing_key: &str, identity: Option<Identity>) {
+        let load = |name: &str| self.load(name);
         let key = RecordKey::new(mac_key.parse().unwrap(), &load(&format!("{mac_key}.key")));
         let keys = RecordKeys::new(vec![key]).unwrap();
         let body = seal_native(&Key::try_from(&load(&format!("acme.{sealing_key}.key"))).unwrap(), b"{\"id\":\"1\"}")
@@ -84,7 +114,7 @@ impl Bench {
             received_ms: 1,
             timestamp: "1700000000".into(),
             traceparent: None,
-            identity: None,
+            identity,
             retry: None,
             redriven_ms: None,
         };
@@ -161,11 +191,10 @@ fn a_core_key_is_kept_while_a_record_under_it_lies_behind_the_router() {
     for topic in [&Topic::Events, &retry, &Topic::Dead] {
         bench.write(topic, "core-2", "k1");
     }
-    let config = bench.processor();
-    assert_eq!(lying::count(&config, Kind::Core, None, "core-1").unwrap(), 0);
+    assert_eq!(bench.count(Kind::Core, None, "core-1"), 0);
     for (count, topic) in [(1, &Topic::Events), (2, &retry), (3, &Topic::Dead)] {
         bench.write(topic, "core-1", "k1");
-        assert_eq!(lying::count(&config, Kind::Core, None, "core-1").unwrap(), count);
+        assert_eq!(bench.count(Kind::Core, None, "core-1"), count);
         assert_eq!(bench.rotate(&["retire", "core"]).unwrap(), Verdict::Bad);
     }
     assert_eq!(bench.rotate(&["retire", "core", "--force"]).unwrap(), Verdict::Good);
@@ -183,13 +212,81 @@ fn a_sealing_key_is_kept_while_it_opens_anything() {
     bench.rotate(&words("use")).unwrap();
     assert_eq!(bench.sender().key.id.to_string(), "k2");
     bench.write(&Topic::Inbox, "edge-1", "k2");
-    let config = bench.processor();
-    assert_eq!(lying::count(&config, Kind::Sealing, Some(&acme), "k1").unwrap(), 0);
+    assert_eq!(bench.count(Kind::Sealing, Some(&acme), "k1"), 0);
     bench.write(&Topic::Dead, "core-1", "k1");
-    assert_eq!(lying::count(&config, Kind::Sealing, Some(&acme), "k1").unwrap(), 1);
+    assert_eq!(bench.count(Kind::Sealing, Some(&acme), "k1"), 1);
     assert_eq!(bench.rotate(&words("retire")).unwrap(), Verdict::Bad);
     assert_eq!(bench.rotate(&["retire", "sealing", "--source", "acme", "--force"]).unwrap(), Verdict::Good);
     assert_eq!(ids(), ["k2"]);
+}
+
+#[test]
+fn an_id_key_is_kept_while_repeats_may_come_that_it_alone_knows() {
+    let bench = Bench::new();
+    let ids = || -> Vec<String> { bench.processor().pipeline.id_keys.iter().map(|key| key.id.to_string()).collect() };
+    let window = bench.processor().dedup.window;
+    assert!(bench.rotate(&["retire", "id"]).is_err(), "the one in use stays");
+    bench.route("k1");
+    bench.rotate(&["add", "id"]).unwrap();
+    assert_eq!(ids(), ["id-1", "id-2"], "known, and not in use");
+    assert_ne!(bench.load("id-1.key").expose(), bench.load("id-2.key").expose());
+    assert!(
+        bench.rotate(&["add", "id"]).is_err() && bench.rotate(&["retire", "id"]).is_err(),
+        "it is to be used first"
+    );
+    bench.route("k1");
+    bench.rotate(&["use", "id"]).unwrap();
+    assert_eq!(ids(), ["id-2", "id-1"]);
+    bench.route("k1");
+    assert!(bench.rotate(&["add", "id"]).is_err(), "there are two at most");
+    assert_eq!(ids(), ["id-2", "id-1"]);
+
+    // Only what came before `add` is known by the old one alone; as long as anyone may ask.
+    assert_eq!(bench.count(Kind::Id, None, "id-1"), 1);
+    assert_eq!(bench.rotate(&["retire", "id"]).unwrap(), Verdict::Bad);
+    bench.hand.advance(window);
+    assert_eq!(bench.rotate(&["retire", "id"]).unwrap(), Verdict::Bad, "this machine's clock may be ahead");
+    assert_eq!(ids(), ["id-2", "id-1"]);
+    bench.hand.advance(window / 8 + Duration::from_secs(60));
+    assert_eq!(bench.rotate(&["retire", "id"]).unwrap(), Verdict::Good);
+    assert_eq!(ids(), ["id-2"]);
+}
+
+#[test]
+fn an_id_key_is_kept_for_a_record_that_the_keys_of_an_earlier_rotation_name() {
+    let bench = Bench::new();
+    for step in ["add", "use"] {
+        bench.rotate(&[step, "id"]).unwrap();
+    }
+    // It has two ids, as every record while a key rotates: id-2's and id-1's.
+    bench.route("k1");
+    assert_eq!(bench.rotate(&["retire", "id"]).unwrap(), Verdict::Good);
+    for step in ["add", "use"] {
+        bench.rotate(&[step, "id"]).unwrap();
+    }
+    assert_eq!(bench.count(Kind::Id, None, "id-2"), 1);
+    assert_eq!(bench.rotate(&["retire", "id"]).unwrap(), Verdict::Bad);
+    assert_eq!(bench.rotate(&["retire", "id", "--force"]).unwrap(), Verdict::Good);
+}
+
+#[test]
+fn what_cannot_be_opened_any_more_keeps_an_id_key_and_what_nobody_trusts_does_not() {
+    let bench = Bench::new();
+    let sealing = |step| ["rotate", step, "sealing", "--source", "acme"];
+    for step in ["add", "use"] {
+        bench.rotate(&sealing(step)[1..]).unwrap();
+    }
+    for step in ["add", "use"] {
+        bench.rotate(&[step, "id"]).unwrap();
+    }
+    bench.route("k1");
+    bench.route("k2");
+    assert_eq!(bench.count(Kind::Id, None, "id-1"), 0);
+    // By the edge's key, as no processor writes into this topic.
+    bench.write(&Topic::Events, "edge-1", "k2");
+    assert_eq!(bench.count(Kind::Id, None, "id-1"), 0);
+    bench.rotate(&["retire", "sealing", "--source", "acme", "--force"]).unwrap();
+    assert_eq!(bench.count(Kind::Id, None, "id-1"), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, SeqDeserializer};
+use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
 use serde::de::{Deserializer, Error as _, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
@@ -98,13 +98,10 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let dir = self.dir;
         match &self.node.value {
             Value::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            Value::Table(entries) => visitor.visit_enum(MapAccessDeserializer::new(MapDeserializer::new(
-                entries.iter().map(|(key, node)| (key.as_str(), NodeDeserializer { node, dir })),
-            ))),
-            Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Array(_) => {
+            // A choice is a word: none of them has values of its own.
+            Value::Table(_) | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Array(_) => {
                 Err(Error::custom(format!("expected one of {}", variants.join(", "))))
             }
         }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{ByteSize, Check, ConfigPath, Mistake, Moment, Period, SecretFile, SecretFileError, Spec, load};
+use super::{
+    ByteSize, Check, ConfigPath, Mistake, Mistakes, Moment, Period, SecretFile, SecretFileError, Spec, environment,
+    load,
+};
 use crate::id::SourceId;
 
 const DEFAULTS: &str = r#"
@@ -364,6 +367,131 @@ fn broken_syntax_is_told_with_its_lines_and_what_can_still_be_seen() {
 }
 
 #[test]
+fn every_kind_of_value_is_read_as_what_it_is() {
+    let text = r#"
+yes = true
+count = -7
+ratio = 0.5
+text = "t"
+day = 2026-01-02T03:04:05Z
+list = [1, [2.5, "x"], { in = false }]
+[table.inner]
+"a.b" = ""
+"#;
+    let (node, errors) = super::tree::parse(text, |line| super::tree::Origin::File { line });
+    assert!(errors.is_empty(), "{errors:?}");
+    let read = serde_json::Value::deserialize(super::de::NodeDeserializer::new(&node, Path::new("/etc"))).unwrap();
+    let expect = serde_json::json!({
+        "yes": true,
+        "count": -7,
+        "ratio": 0.5,
+        "text": "t",
+        "day": "2026-01-02T03:04:05Z",
+        "list": [1, [2.5, "x"], { "in": false }],
+        "table": { "inner": { "a.b": "" } },
+    });
+    assert_eq!(read, expect);
+}
+
+#[test]
+fn what_may_be_absent_is_there_if_it_is_given() {
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Config {
+        items: Vec<Item>,
+    }
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Item {
+        until: Option<Moment>,
+    }
+    impl Check for Config {
+        fn check(&self, _: &mut Vec<Mistake>) {}
+    }
+    let spec = Spec { name: "edge", defaults: "items = []", env_prefix: "EDGE" };
+    let load = |value: &str| load::<Config>(spec, None, [("EDGE__ITEMS".into(), value.into())].into_iter());
+    let items = load("[{ until = 2023-11-14T22:13:20Z }, {}]").unwrap().items;
+    assert_eq!(items, [Item { until: Some(Moment::at(1_700_000_000)) }, Item { until: None }]);
+    let mistakes = load("[{}, { until = 7 }]").unwrap_err().to_string();
+    assert_eq!(mistakes, "EDGE__ITEMS: items[1].until: invalid type: integer `7`, expected a string");
+}
+
+#[test]
+fn a_choice_is_a_word() {
+    for other in ["{ json = 1 }", "{}", "[\"json\"]", "1.5", "true"] {
+        check(&format!("log.format = {other}\n"), &[], &["edge.toml:1: log.format: expected one of json, human"]);
+    }
+}
+
+#[test]
+fn one_run_ends_when_there_are_more_mistakes_than_anyone_reads() {
+    let wrong = |count: usize| -> String {
+        (0..count).map(|number| format!("[source.s{number}]\ntolerance = {number}\n")).collect()
+    };
+    let told = |count: usize| try_load(Some(&wrong(count)), &[]).1.expect_err("mistakes");
+    assert_eq!(told(199).len(), 199);
+    let many = told(250);
+    assert_eq!(many.len(), 200);
+    assert_eq!(many[0], "edge.toml:2: source.s0.tolerance: invalid type: integer `0`, expected a string");
+}
+
+#[test]
+fn a_default_that_does_not_fit_is_told_and_ends_the_loading() {
+    let defaults = DEFAULTS.replace("count = 5", "count = \"unset\"");
+    let spec = Spec { name: "edge", defaults: defaults.leak(), env_prefix: "EDGE" };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.toml");
+    let load = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        load::<Config>(spec, Some(&file), std::iter::empty())
+    };
+    assert_eq!(load("limits.count = 7\n").unwrap().limits.count, 7);
+    let mistakes = load("limits.count = true\n").unwrap_err().to_string();
+    let shown = mistakes.replace(&format!("{}/", dir.path().display()), "");
+    // The default can't stand in for what was given.
+    assert_eq!(
+        shown,
+        "edge.toml:1: limits.count: invalid type: boolean `true`, expected u8\n\
+         edge.toml: limits.count: invalid type: string \"unset\", expected u8"
+    );
+}
+
+#[test]
+fn a_path_below_a_folder_that_is_no_text_is_a_mistake() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    std::fs::create_dir(&dir).unwrap();
+    let spec = Spec { name: "edge", defaults: DEFAULTS, env_prefix: "EDGE" };
+    let load = |text: &str| {
+        std::fs::write(dir.join("edge.toml"), text).unwrap();
+        load::<Config>(spec, Some(&dir.join("edge.toml")), std::iter::empty())
+    };
+    assert!(load("[limits]\ncount = 7\n").is_ok());
+    let mistakes = load("[listen]\ncertificate = \"server.pem\"\n").unwrap_err();
+    let keys: Vec<&str> = mistakes.iter().map(Mistake::key).collect();
+    assert_eq!(keys, ["listen.certificate"]);
+    assert!(mistakes.to_string().ends_with("the configuration's directory is not UTF-8"), "{mistakes}");
+}
+
+#[test]
+fn mistakes_found_later_are_an_error_if_there_are_any() {
+    assert_eq!(Mistakes::none_in(Vec::new()), Ok(()));
+    let found = vec![Mistake::new("listen.certificate", "is expired"), Mistake::new("", "is no file")];
+    let mistakes = Mistakes::none_in(found.clone()).unwrap_err();
+    assert_eq!(mistakes.to_string(), "listen.certificate: is expired\nis no file");
+    assert_eq!(mistakes.iter().cloned().collect::<Vec<_>>(), found);
+    assert_eq!(Mistakes::from(found[0].clone()).iter().collect::<Vec<_>>(), [&found[0]]);
+}
+
+#[test]
+fn the_environment_is_the_process_s_own() {
+    let known: BTreeMap<String, String> = environment().collect();
+    let path = std::env::var("PATH").unwrap();
+    assert_eq!(known.get("PATH"), Some(&path));
+    assert_eq!(known.len(), std::env::vars_os().filter(|(name, _)| name.to_str().is_some()).count());
+}
+
+#[test]
 fn an_absent_file_is_a_mistake_and_the_environment_is_still_judged() {
     let spec = Spec { name: "edge", defaults: DEFAULTS, env_prefix: "EDGE" };
     let env = [("EDGE__LIMITS__COUNT".to_owned(), "-1".to_owned())];
@@ -408,6 +536,7 @@ fn sizes() {
         assert!(read(bad).is_err(), "{bad}");
     }
     assert_eq!(ByteSize::kib(256).to_string(), "256.0 KiB");
+    assert_eq!((ByteSize::kib(1).as_usize(), ByteSize::new(u64::MAX).as_usize()), (1024, usize::MAX));
 }
 
 #[test]
@@ -445,6 +574,17 @@ fn secrets_are_bytes_or_what_their_prefix_says() {
     assert!(matches!(file(&[b'x'; 65_537]).load(), Err(SecretFileError::TooLarge { .. })));
     let absent = SecretFile::new(dir.path().join("absent"));
     assert!(matches!(absent.load(), Err(SecretFileError::Unreadable { .. })));
+}
+
+#[test]
+fn a_path_has_no_zero_byte_and_may_be_unset() {
+    let expect = ["edge.toml:1: listen.certificate: a path cannot contain a zero byte"];
+    check("listen.certificate = \"a\\u0000b\"\n", &[], &expect);
+    let config = good(None, &[]);
+    assert!(config.pipeline.edge_key.file.is_empty() && config.listen.certificate.is_empty());
+    let config = good(Some("[pipeline.edge_key]\nfile = \"/k\"\n"), &[]);
+    assert!(!config.pipeline.edge_key.file.is_empty());
+    assert_eq!(format!("{:?}", config.pipeline.edge_key.file), "SecretFile(\"/k\")", "the path, and nothing in it");
 }
 
 #[test]

@@ -172,6 +172,24 @@ fn native_refuses_other_shapes() {
 }
 
 #[test]
+fn an_object_is_not_read_from_anything_else() {
+    // Unlike into a derived struct, which takes a list for its fields.
+    let read =
+        |text: &str| serde_json::from_str::<json::Document<'_>>(text).map(drop).map_err(|error| error.to_string());
+    assert_eq!(read(r#"{"encrypted":"","nonce":""}"#), Ok(()));
+    for (other, what) in
+        [(r#"["",""]"#, "sequence"), ("7", "integer `7`"), ("null", "null"), ("\"{}\"", "string \"{}\"")]
+    {
+        let error = read(other).unwrap_err();
+        assert!(error.starts_with(&format!("invalid type: {what}, expected an object")), "{error}");
+    }
+    // What is in no JSON is no value.
+    let bytes = serde::de::value::BytesDeserializer::<serde::de::value::Error>::new(b"{}");
+    let error = <json::Value<'_> as serde::Deserialize<'_>>::deserialize(bytes).unwrap_err().to_string();
+    assert_eq!(error, "invalid type: byte array, expected a value");
+}
+
+#[test]
 fn native_depth_is_bounded() {
     let nested = |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     assert_eq!(native(nested(100)), "invalid_envelope");

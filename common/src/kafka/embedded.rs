@@ -6,6 +6,7 @@
 
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::client::KafkaConfig;
 use super::producer::MockContext;
@@ -29,6 +30,21 @@ impl EmbeddedKafka {
     /// How to reach it.
     pub fn config(&self) -> KafkaConfig {
         KafkaConfig::plaintext(self.0.bootstrap_servers())
+    }
+
+    /// Refuses the next batches of records, as if the user had no right to write to their topic.
+    pub fn deny_records(&self, batches: usize) {
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        self.0.request_errors(RDKafkaApiKey::Produce, &vec![denied; batches]);
+    }
+
+    /// Refuses idempotent producers that want to begin, until `denied` is false: as if the user had no right to write at all.
+    pub fn deny_producers(&self, denied: bool) {
+        self.0.clear_request_errors(RDKafkaApiKey::InitProducerId);
+        if denied {
+            let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+            self.0.request_errors(RDKafkaApiKey::InitProducerId, &[denied; 1000]);
+        }
     }
 
     /// Stops answering, as a broker that is down; `up` ends it. Connections are closed.

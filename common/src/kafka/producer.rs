@@ -100,6 +100,17 @@ impl From<KafkaError> for ProduceError {
     }
 }
 
+impl ProduceError {
+    /// Whether the brokers refused for want of a right to write.
+    pub fn is_denied(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
+        )
+    }
+}
+
 type Answer = Result<Ack, ProduceError>;
 
 /// Ends when the broker has answered for a record, or gave no answer in time.
@@ -184,10 +195,11 @@ impl Producer {
         Ok(Delivery(answer))
     }
 
-    /// Whether it is of no more use, whatever happens: the brokers did not let it begin, or have lost track of it. Nothing is
-    /// sent by it any more.
-    pub fn is_spent(&self) -> bool {
-        self.0.client().fatal_error().is_some()
+    /// Why it is of no more use, whatever happens: the brokers did not let it begin, or have lost track of it. Nothing is
+    /// sent by it any more. It asks them to begin when it is connected, not before its first record.
+    pub fn spent(&self) -> Option<ProduceError> {
+        let (code, _) = self.0.client().fatal_error()?;
+        Some(ProduceError::Unavailable(KafkaError::MessageProduction(code)))
     }
 
     /// Records queued or sent and not yet acknowledged.

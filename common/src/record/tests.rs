@@ -152,6 +152,129 @@ fn a_letter_that_was_never_trusted_keeps_no_header() {
     assert_eq!(read, Ok(Dead::Letter { head: None, failure }));
 }
 
+/// The headers of a record with these fields, under a right MAC: as another version might write it.
+fn written(keys: &RecordKeys, topic: &Topic, change: impl FnOnce(&mut Fields)) -> Vec<Header> {
+    let mut fields = Fields::of_head(&head());
+    change(&mut fields);
+    keys.finish(topic, fields, b"body")
+}
+
+#[test]
+fn what_is_rightly_signed_and_of_another_form_is_malformed() {
+    let keys = keys(&["core-1"]);
+    let topic = retry_topic();
+    assert_eq!(open(&keys, &topic, &written(&keys, &topic, |_| ()), b"body"), Ok(head()));
+    for (field, text) in [
+        (Field::Source, &b"Acme"[..]),
+        (Field::Received, b"01"),
+        (Field::Received, b"-1"),
+        (Field::Received, b"18446744073709551616"),
+        (Field::Timestamp, b"\xff"),
+        (Field::Id, b"07"),
+        (Field::Id, b"0707070707070707070707070707070G"),
+        (Field::IdPrevious, b"0808080808080808080808080808080"),
+        (Field::Sink, b""),
+        (Field::FirstSeen, b"+1"),
+        (Field::Redrive, b"4294967296"),
+        (Field::Attempt, b"three"),
+        (Field::Hop, b""),
+        (Field::Due, b"1.5"),
+        (Field::Redriven, b"00"),
+        (Field::Traceparent, b"\xff"),
+    ] {
+        let headers = written(&keys, &topic, |fields| fields.set(field, text));
+        let name = NAMES[field as usize];
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Err(RecordError::Malformed), "{name} {text:?}");
+    }
+    for field in [Field::Source, Field::Received, Field::Timestamp, Field::FirstSeen, Field::Hop] {
+        let headers = written(&keys, &topic, |fields| fields.0[field as usize] = None);
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Err(RecordError::Malformed), "{}", NAMES[field as usize]);
+    }
+    // Headers that nobody would read: of a letter, of a marker, and of a retry without its sink.
+    for field in [Field::Reason, Field::Failed, Field::Letter, Field::LetterId] {
+        let headers = written(&keys, &topic, |fields| fields.set(field, "1"));
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Err(RecordError::Malformed), "{}", NAMES[field as usize]);
+    }
+    for field in [Field::Sink, Field::Id] {
+        let headers = written(&keys, &topic, |fields| fields.0[field as usize] = None);
+        assert_eq!(open(&keys, &topic, &headers, b"body"), Err(RecordError::Malformed), "{}", NAMES[field as usize]);
+    }
+}
+
+#[test]
+fn another_version_is_malformed() {
+    let keys = keys(&["core-1"]);
+    for version in [None, Some(&b"2"[..]), Some(b"01")] {
+        let mut fields = Fields::of_head(&head());
+        fields.0[Field::Version as usize] = version.map(<[u8]>::to_vec);
+        let tag = mac(&keys.0[0].mac, &Topic::Events, &fields.as_slices(), b"body").finalize().into_bytes();
+        let mut headers: Vec<Header> =
+            NAMES.into_iter().zip(fields.0).filter_map(|(name, text)| Some((name, text?))).collect();
+        headers.push((MAC_HEADER, format!("1:core-1:{}", BASE64URL_NOPAD.encode(&tag)).into_bytes()));
+        assert_eq!(open(&keys, &Topic::Events, &headers, b"body"), Err(RecordError::Malformed), "{version:?}");
+    }
+}
+
+#[test]
+fn a_letter_that_is_rightly_signed_and_of_another_form_is_malformed() {
+    let keys = keys(&["core-1"]);
+    let read = |change: &dyn Fn(&mut Fields)| {
+        let headers = written(&keys, &Topic::Dead, |fields| {
+            fields.set_failure(&failure());
+            change(fields);
+        });
+        keys.open_dead(headers.iter().map(|(name, text)| (*name, &text[..])), b"body")
+    };
+    assert_eq!(read(&|_| ()), Ok(Dead::Letter { head: Some(head()), failure: failure() }));
+    for (field, text) in [
+        (Field::Reason, "boredom"),
+        (Field::Origin, "retry.main.10s/3"),
+        (Field::Origin, "3/4711"),
+        (Field::Origin, "inbox/03/4711"),
+        (Field::Origin, "inbox/3/x"),
+        (Field::Status, "65536"),
+        (Field::Status, "0503"),
+        (Field::Failed, ""),
+        // A letter and a marker at once.
+        (Field::Letter, "3/17"),
+        (Field::LetterId, "75010c3e56a648f8e94104284472ccb8"),
+    ] {
+        let read = read(&|fields| fields.set(field, text));
+        assert_eq!(read, Err(RecordError::Malformed), "{} {text}", NAMES[field as usize]);
+    }
+    for field in [Field::Reason, Field::Origin, Field::Failed, Field::Source] {
+        let read = read(&|fields| fields.0[field as usize] = None);
+        assert_eq!(read, Err(RecordError::Malformed), "{}", NAMES[field as usize]);
+    }
+}
+
+#[test]
+fn what_a_record_claims_can_be_asked_without_a_key() {
+    let headers = keys(&["core-1"]).seal(&Topic::Events, &head(), b"body");
+    let claims = |headers: &[Header]| {
+        let all = || headers.iter().map(|(name, text)| (*name, &text[..]));
+        (mac_key_id(all()).map(str::to_owned), source_of(all()).map(str::to_owned))
+    };
+    assert_eq!(claims(&headers), (Some("core-1".to_owned()), Some("acme".to_owned())));
+    assert_eq!(claims(&[]), (None, None));
+    let odd = [(MAC_HEADER, b"2:core-1:AAAA".to_vec()), ("ss-source", b"\xff".to_vec())];
+    assert_eq!(claims(&odd), (None, None));
+}
+
+#[test]
+fn there_is_no_set_without_a_key_and_none_shows_itself() {
+    assert!(RecordKeys::new(Vec::new()).is_none());
+    let shown = format!("{:?}", keys(&["core-2", "core-1"]));
+    assert_eq!(shown, "RecordKeys([RecordKey(core-2, [redacted]), RecordKey(core-1, [redacted])])");
+}
+
+#[test]
+fn reasons_have_names_of_their_own() {
+    let names: std::collections::BTreeSet<String> = Reason::ALL.iter().map(Reason::to_string).collect();
+    assert_eq!(names.len(), Reason::ALL.len());
+    assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')), "{names:?}");
+}
+
 #[test]
 fn no_mac_at_all_is_refused() {
     let keys = keys(&["core-1"]);

@@ -565,14 +565,19 @@ async fn a_sender_that_asks_first_is_refused_before_it_sends_a_body() {
 
 #[tokio::test]
 async fn row_18_slow_bodies_are_given_up() {
-    let edge = Edge::start_with(|config| config.limits.body_deadline = SHORT).await;
+    let edge = Edge::start_with(|config| {
+        // So that only the deadline can be what is not kept.
+        config.limits.body_deadline = SHORT;
+        config.limits.body_bytes_per_second_min = ByteSize::new(1);
+    })
+    .await;
     let ask = Ask::good();
     let mut wire = edge.http1().await;
     wire.send(&ask.to_http1()[..ask.to_http1().len() - 1]).await;
     let reply = wire.reply().await;
     reply.check(408, "body_timeout");
     assert!(reply.says_close() && wire.ends().await);
-    let body = Unending(vec![Bytes::from_static(b"{")]).boxed_unsync();
+    let body = Unending(vec![Bytes::copy_from_slice(&ask.body[..ask.body.len() - 1])]).boxed_unsync();
     let mut http2 = edge.http2().await;
     http2.send(ask.to_http2(body)).await.unwrap().check(408, "body_timeout");
     edge.finish().await;

@@ -9,10 +9,10 @@ use common::shutdown::Group;
 use common::telemetry::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{Ask, Edge, PATIENCE, SECRET, Wire, config_in};
-use crate::{Config, Deps, StartError, check, start};
+use super::{Ask, Edge, PARTITIONS, PATIENCE, SECRET, Wire, config_in};
+use crate::{Config, Deps, PROBE_INTERVAL_UNREADY, StartError, check, start};
 
 async fn readyz(edge: &Edge) -> String {
     let mut stream = TcpStream::connect(edge.running.admin_addr()).await.unwrap();
@@ -66,6 +66,52 @@ async fn row_33_without_kafka_nothing_is_accepted_and_it_recovers_by_itself() {
     assert!((received..=received + edge.outcome("unavailable")).contains(&stored), "{stored} of {received}");
     edge.group.cancel();
     assert!(edge.group.wait(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn row_33_who_may_not_write_to_the_inbox_is_not_ready_though_it_is_there() {
+    let edge = Edge::start().await;
+    let is_ready = |edge: &Edge| edge.running.health().ready();
+    edge.check(&Ask::good(), 200, "received").await;
+    edge.until("ready", is_ready).await;
+    edge.kafka.deny_records(1);
+    edge.http1().await.ask(&Ask::good()).await.check(503, "unavailable");
+    edge.until("not ready", |edge| !is_ready(edge)).await;
+    assert!(readyz(&edge).await.contains(r#""kafka":false"#));
+    // Nobody sends to a node that is not ready, so nothing tells that the right was given but time.
+    edge.clock.advance(Duration::from_secs(59));
+    let looked = Instant::now();
+    edge.until("it looked again", |_edge| looked.elapsed() > 2 * PROBE_INTERVAL_UNREADY).await;
+    assert!(!is_ready(&edge));
+    edge.clock.advance(Duration::from_secs(1));
+    edge.until("ready again", is_ready).await;
+    edge.kafka.deny_records(1);
+    edge.http1().await.ask(&Ask::good()).await.check(503, "unavailable");
+    edge.until("not ready again", |edge| !is_ready(edge)).await;
+    // What some sender sends all the same does tell.
+    edge.check(&Ask::good(), 200, "received").await;
+    edge.until("ready at once", is_ready).await;
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn row_33_who_may_not_begin_to_write_is_not_ready_until_it_may() {
+    let kafka = EmbeddedKafka::start([("sealstream.inbox", PARTITIONS)]).unwrap();
+    kafka.deny_producers(true);
+    let edge = Edge::start_on(kafka, |_config| {}).await;
+    let is_ready = |edge: &Edge| edge.running.health().ready();
+    // Once the producer knows, nothing waits.
+    edge.http1().await.ask(&Ask::good()).await.check(503, "unavailable");
+    edge.until("not ready", |edge| !is_ready(edge)).await;
+    // Another producer is tried at once, and is not taken for a good one before it is.
+    let tried = Instant::now();
+    edge.until("it was looked at", |edge| is_ready(edge) || tried.elapsed() > 3 * PROBE_INTERVAL_UNREADY).await;
+    assert!(!is_ready(&edge));
+    edge.http1().await.ask(&Ask::good()).await.check(503, "unavailable");
+    edge.kafka.deny_producers(false);
+    edge.until("ready", is_ready).await;
+    edge.check(&Ask::good(), 200, "received").await;
+    edge.finish().await;
 }
 
 #[tokio::test]

@@ -112,6 +112,18 @@ async fn is_kept_out(stack: &mut Stack, why: &[&str]) -> Result<()> {
     stack.ingest(0).stop().await
 }
 
+/// A service that sees the inbox and may not write to it: not ready, and a log that says what to grant.
+async fn lacks_the_right_to_write(stack: &mut Stack) -> Result<()> {
+    until("it is not ready, and says why", DEADLINE, async || {
+        let Ok((status, told)) = stack.ingest(0).readyz().await else { return Ok(None) };
+        let log = stack.ingest(0).log_tail(usize::MAX);
+        let warns = |line: &str| line.contains("\"WARN\"") && line.contains("needs the right Write on the topic");
+        let since = log.rsplit("=== start").next().unwrap_or_default();
+        Ok((status == 503 && told.contains("\"kafka\":false") && since.lines().any(warns)).then_some(()))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_users_certificates_and_just_the_rights_of_the_page_everything_works_and_nothing_without() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -253,6 +265,48 @@ async fn with_users_certificates_and_just_the_rights_of_the_page_everything_work
             ],
         );
         is_kept_out(stack, &["uthoriz"]).await?;
+
+        // Now it may see the inbox, and not write to it.
+        let write = |change: &str| -> Vec<String> {
+            let words = commands("kafka-acls.sh").remove(0).into_iter().map(|word| match word.as_str() {
+                "--add" => change.to_owned(),
+                "User:ingest" => "User:stranger".to_owned(),
+                _ => word.replace("sealstream.", &format!("{prefix}.")),
+            });
+            let force = Some("--force".to_owned()).filter(|_| change == "--remove");
+            words.chain(force).collect()
+        };
+        let describe: Vec<String> = {
+            let words = write("--add");
+            let at = words.iter().position(|word| word == "Write").context("the page gives Write")?;
+            [&words[..at - 1], &words[at + 1..]].concat()
+        };
+        broker.tool("kafka-acls.sh", &describe).await?;
+        stack.ingest(0).start()?;
+        lacks_the_right_to_write(stack).await?;
+        let offered = client.offer("evt-unwritten", tests::client::payload("evt-unwritten").as_bytes()).await?;
+        ensure!(offered.status == 503, "{offered:?}");
+        broker.tool("kafka-acls.sh", &write("--add")).await?;
+        stack.ingest(0).ready().await?;
+        client.send("evt-right-given").await?;
+        // The right is taken away while it runs, and given back.
+        broker.tool("kafka-acls.sh", &write("--remove")).await?;
+        broker.tool("kafka-acls.sh", &describe).await?;
+        until("records are refused", DEADLINE, async || {
+            let offered = client.offer("evt-right-taken", tests::client::payload("evt-right-taken").as_bytes()).await?;
+            Ok((offered.status == 503).then_some(()))
+        })
+        .await?;
+        lacks_the_right_to_write(stack).await?;
+        broker.tool("kafka-acls.sh", &write("--add")).await?;
+        // What is sent all the same shows that it is there again.
+        until("records are taken", DEADLINE, async || {
+            let offered = client.offer("evt-right-back", tests::client::payload("evt-right-back").as_bytes()).await?;
+            Ok(offered.is_ok().then_some(()))
+        })
+        .await?;
+        stack.ingest(0).ready().await?;
+        stack.ingest(0).stop().await?;
 
         let restart = async |stack: &mut Stack, event: &str| -> Result<()> {
             stack.ingest(0).up().await?;

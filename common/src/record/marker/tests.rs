@@ -67,6 +67,47 @@ fn a_marker_that_was_changed_in_any_place_is_refused() {
 }
 
 #[test]
+fn a_marker_that_is_rightly_signed_and_of_another_form_is_malformed() {
+    let keys = keys(&["core-1"]);
+    let read = |change: &dyn Fn(&mut Fields)| {
+        let mut fields = Fields::of_marker(&marker());
+        change(&mut fields);
+        open(&keys, &keys.finish(&Topic::Dead, fields, b""), b"")
+    };
+    assert_eq!(read(&|_| ()), Ok(Dead::Marker(marker())));
+    for (field, text) in [
+        (Field::Letter, "3"),
+        (Field::Letter, "3/017"),
+        (Field::LetterId, "75010C3E56A648F8E94104284472CCB8"),
+        (Field::LetterId, "75010c3e56a648f8e94104284472cc"),
+        (Field::LetterId, "75010c3e56a648f8e94104284472ccb8b8"),
+        (Field::Redriven, "soon"),
+        (Field::Source, "acme"),
+        (Field::Reason, "exhausted"),
+    ] {
+        assert_eq!(read(&|fields| fields.set(field, text)), Err(RecordError::Malformed), "{text}");
+    }
+    for field in [Field::LetterId, Field::Redriven] {
+        assert_eq!(read(&|fields| fields.0[field as usize] = None), Err(RecordError::Malformed));
+    }
+    // One of its headers in another's place.
+    let replaced = read(&|fields| {
+        fields.0[Field::LetterId as usize] = None;
+        fields.set(Field::Source, "acme");
+    });
+    assert_eq!(replaced, Err(RecordError::Malformed));
+    let headers = keys.seal_marker(&marker());
+    let with_body = keys.finish(&Topic::Dead, Fields::of_marker(&marker()), b"body");
+    assert_eq!(headers.len(), with_body.len());
+    assert_eq!(open(&keys, &with_body, b"body"), Err(RecordError::Malformed), "a marker has no value");
+}
+
+#[test]
+fn a_letter_id_is_shown_in_hex() {
+    assert_eq!(format!("{:?}", marker().letter), "LetterId(75010c3e56a648f8e94104284472ccb8)");
+}
+
+#[test]
 fn the_edge_can_make_no_marker_and_no_other_topic_takes_one() {
     let (core, edge) = (keys(&["core-1"]), keys(&["edge-1"]));
     assert!(open(&core, &edge.seal_marker(&marker()), b"").is_err());

@@ -81,6 +81,52 @@ fn gaps_are_complete_however_wide() {
 }
 
 #[test]
+fn markers_at_the_end_of_the_log_are_passed_over() {
+    // Nothing is open: any number of them.
+    let mut progress = new(10, 64);
+    progress.pass(1_000_000);
+    assert_eq!((progress.base(), progress.next(), progress.metadata().as_str()), (1_000_000, 1_000_000, ""));
+    progress.pass(999_999);
+    assert_eq!((progress.base(), progress.next()), (1_000_000, 1_000_000), "nothing is passed twice");
+
+    // One is open: what is behind it is complete, and base waits.
+    assert_eq!(progress.see(1_000_000), Seen::New);
+    progress.pass(1_000_004);
+    assert_eq!((progress.base(), progress.next(), progress.top()), (1_000_000, 1_000_004, 1_000_004));
+    assert!((1_000_001..1_000_004).all(|marker| progress.is_complete(marker)) && !progress.is_complete(1_000_000));
+    // More than the bitmap holds waits for the next record.
+    progress.pass(1_000_065);
+    assert_eq!(progress.next(), 1_000_004);
+    progress.pass(1_000_064);
+    assert_eq!((progress.base(), progress.next(), progress.room()), (1_000_000, 1_000_064, 0));
+    progress.complete(1_000_000);
+    assert_eq!((progress.base(), progress.top(), progress.room()), (1_000_064, 1_000_064, 64));
+}
+
+#[test]
+fn a_base_that_cannot_be_counted_from_is_refused() {
+    for base in [-1, i64::MIN, BASE_MAX + 1, i64::MAX] {
+        assert_eq!(Progress::restore(base, "", 64).map(|progress| progress.base()), Err(MetadataError), "{base}");
+    }
+    for base in [0, BASE_MAX] {
+        let mut progress = new(base, WINDOW_MAX);
+        assert_eq!((progress.base(), progress.see(base)), (base, Seen::New));
+        progress.complete(base);
+        assert_eq!(progress.base(), base + 1);
+    }
+}
+
+#[test]
+fn what_is_outside_the_window_cannot_be_completed() {
+    let mut progress = new(100, 64);
+    assert_eq!(progress.see(100), Seen::New);
+    progress.complete(99);
+    progress.complete(164);
+    assert_eq!((progress.base(), progress.top(), progress.metadata().as_str()), (100, 100, ""));
+    assert!(progress.is_complete(99) && !progress.is_complete(100) && !progress.is_complete(164));
+}
+
+#[test]
 fn metadata_of_another_form_is_refused() {
     for bad in ["1", "1:!", "2:Cg", "Cg", "1:Cg==", &format!("1:{}", "A".repeat(2732))] {
         assert!(Progress::restore(0, bad, 64).is_err(), "{bad}");
