@@ -33,9 +33,9 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds the shipped binaries and all tests in the dev profile: in one build, so that their libraries are built once.
+/// Builds the shipped binaries, the examples and all tests in the dev profile: in one build, so that their libraries are built once.
 pub(crate) fn build_tested() -> Result<()> {
-    run(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))
+    run(cargo().args(["build", "--locked", "--workspace", "--bins", "--examples", "--tests"]))
 }
 
 /// Runs `command` with this program's own output; a status other than 0 is an error.
