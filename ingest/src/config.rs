@@ -64,6 +64,8 @@ pub struct Config {
 pub struct Listen {
     /// Where senders connect.
     pub address: SocketAddr,
+    /// Where balancers ask, by GET, whether to send requests; empty: nowhere.
+    pub health_path: String,
     /// The certificate chain.
     pub certificate: ConfigPath,
     /// Its private key.
@@ -400,6 +402,12 @@ impl Check for Config {
         require(!self.listen.certificate.is_empty(), "listen.certificate", "is required: a PEM file");
         require(!self.listen.key.is_empty(), "listen.key", "is required: a PEM file");
         require(!self.pipeline.edge_key.file.is_empty(), "pipeline.edge_key.file", "is required: a file with the key");
+        let health_path = &self.listen.health_path;
+        require(
+            health_path.is_empty() || is_path(health_path),
+            "listen.health_path",
+            "must be a path such as /healthz",
+        );
         let clients = !self.listen.client_ca.is_empty();
         require(clients || self.listen.client_crl.is_empty(), "listen.client_crl", "needs listen.client_ca");
         require(!self.source.is_empty(), "source", "at least one source is required: [source.<name>]");
@@ -521,15 +529,16 @@ impl Rate {
     }
 }
 
+/// Whether a request can have this path.
+fn is_path(text: &str) -> bool {
+    let plain =
+        |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'`' | b'{' | b'}');
+    text.starts_with('/') && text.len() <= 1024 && text.bytes().all(plain)
+}
+
 impl Source {
     fn check(&self, require: &mut Require<'_>) {
-        let plain =
-            |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'`' | b'{' | b'}');
-        require(
-            self.path.starts_with('/') && self.path.len() <= 1024 && self.path.bytes().all(plain),
-            "path",
-            "must begin with / and consist of characters that a URL's path may have",
-        );
+        require(is_path(&self.path), "path", "must begin with / and consist of characters that a URL's path may have");
         require(!self.formats.is_empty(), "formats", "must name at least one format");
         let whole = self.tolerance.subsec_nanos() == 0;
         let seconds = self.tolerance.as_secs();
@@ -636,6 +645,7 @@ mod tests {
             ("source.acme.tolerance = \"15m\"", "source.acme.tolerance = \"901s\"", "source.acme.tolerance"),
             ("source.acme.tolerance = \"31s\"", "source.acme.tolerance = \"30s 1ms\"", "source.acme.tolerance"),
             ("source.acme.path = \"/a/b%20c\"", "source.acme.path = \"/a b\"", "source.acme.path"),
+            ("listen.health_path = \"\"", "listen.health_path = \"healthz\"", "listen.health_path"),
             ("source.acme.path = \"/\"", "source.acme.path = \"a\"", "source.acme.path"),
             ("source.acme.path = \"/a\"", "source.acme.path = \"/a?b\"", "source.acme.path"),
             (

@@ -11,11 +11,12 @@ use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use common::admin::Health;
 use common::clock::Clock;
 use common::kafka::client::ClientError;
 use common::shutdown::Group;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use tokio::sync::Semaphore;
@@ -35,6 +36,7 @@ use crate::stage::raw::{Client, RawRequest};
 use crate::stage::record::Record;
 
 const RECEIVED: &str = r#"{"status":"received"}"#;
+const HEALTHY: &str = r#"{"status":"healthy"}"#;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What all requests share.
@@ -47,6 +49,8 @@ pub(crate) struct Edge {
     pub(crate) publisher: Publisher,
     pub(crate) clock: Clock,
     pub(crate) metrics: EdgeMetrics,
+    /// Whether it should get requests.
+    pub(crate) health: Health,
     ids: RequestIds,
     draining: AtomicBool,
     /// The requests that are worked on.
@@ -76,6 +80,7 @@ impl Edge {
             publisher: Publisher::new(&config.kafka, &config.topics.prefix, &config.publish, &clock)?,
             clock,
             metrics,
+            health: Health::new(),
             ids: RequestIds::new(),
             draining: AtomicBool::new(false),
             requests: TaskTracker::new(),
@@ -124,10 +129,14 @@ impl Edge {
         let request_id = self.ids.next();
         client.set_unread(!request.body().is_end_stream());
         let reply = match unpanicked(self.take(request, client)).await {
-            Ok(()) => {
+            Ok(Taken::Event) => {
                 tally.end(Outcome::Received);
                 tracing::trace!(request_id, "received");
                 Reply { response: Response::new(Full::from(RECEIVED)), closes: false }
+            }
+            Ok(Taken::HealthCheck) => {
+                tally.end(Outcome::Healthy);
+                Reply { response: Response::new(Full::from(HEALTHY)), closes: false }
             }
             Err(refusal) => {
                 let answer = refusal.answer();
@@ -140,8 +149,8 @@ impl Edge {
         reply.finish(&request_id)
     }
 
-    /// Takes one request through its stages and into the log.
-    async fn take<B>(&self, request: Request<B>, client: &Client) -> Result<(), Refusal>
+    /// Takes one request through its stages and into the log, or answers whether it would.
+    async fn take<B>(&self, request: Request<B>, client: &Client) -> Result<Taken, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
@@ -154,6 +163,9 @@ impl Edge {
         #[cfg(test)]
         assert!(!request.headers().contains_key("x-test-panic"), "a bug");
         let raw = RawRequest::new(request, client, self.settings());
+        if raw.head.method == Method::GET && raw.settings.is_health_path(raw.head.uri.path()) {
+            return if self.health.ready() { Ok(Taken::HealthCheck) } else { Err(Refusal::NotReady) };
+        }
         let admitted = Admitted::admit(raw, self)?;
         let authenticated = Authenticated::authenticate(admitted, self).await?;
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
@@ -162,8 +174,16 @@ impl Edge {
         let source = charged.source().clone();
         let published = self.publisher.publish(charged, &self.metrics).await;
         // No refusal costs a source anything.
-        published.inspect_err(|_| source.limit.give_back())
+        published.inspect_err(|_| source.limit.give_back()).map(|()| Taken::Event)
     }
+}
+
+/// What was taken.
+enum Taken {
+    /// The brokers have it.
+    Event,
+    /// A question, and the answer is yes.
+    HealthCheck,
 }
 
 /// Changes how many permits there are. Those given out are not taken back: what is too many goes as it comes home, before
@@ -211,7 +231,7 @@ fn refused(answer: &Answer, request_id: &str) -> Response<Full<Bytes>> {
 
 /// The future, with a panic turned into a refusal. What it had in hand is dropped; what it shares is behind locks and
 /// atomics that no request holds across code that can fail.
-async fn unpanicked(future: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
+async fn unpanicked<T>(future: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

@@ -168,7 +168,7 @@ pub async fn start_from(
     let server = Arc::new(Server::new(edge.clone()));
     let memory_bytes_max = config.memory_bytes_max();
 
-    let health = Health::new();
+    let health = edge.health.clone();
     health.set(TLS, true);
     health.set(KAFKA, false);
     health.set(TAKING, true);

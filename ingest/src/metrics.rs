@@ -55,6 +55,10 @@ outcomes! {
     Outcome {
         /// Acknowledged by the brokers, answered 200.
         Received = "received",
+        /// A balancer asked, and was told yes.
+        Healthy = "healthy",
+        /// A balancer asked, and was told no.
+        NotReady = "not_ready",
         /// The sender went away before the answer.
         Abandoned = "abandoned",
         /// No `Host`, two, or none that is a host.

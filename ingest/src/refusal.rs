@@ -97,6 +97,9 @@ pub(crate) enum Refusal {
     /// We are draining: the sender should try again, on another connection.
     #[error("draining")]
     ShuttingDown,
+    /// Kafka is not reached: a balancer should send requests elsewhere.
+    #[error("not ready")]
+    NotReady,
     /// A bug of ours.
     #[error("the handler panicked")]
     Internal,
@@ -251,6 +254,10 @@ impl Refusal {
                     "This server is shutting down: send it again on another connection.",
                 )
             },
+            Self::NotReady => Answer {
+                retry_after_s: Some(RETRY_AFTER_S),
+                ..say(StatusCode::SERVICE_UNAVAILABLE, Outcome::NotReady, "This server cannot take events now.")
+            },
             Self::Internal => {
                 close(StatusCode::INTERNAL_SERVER_ERROR, Outcome::Internal, "Something went wrong here: send it again.")
             }
@@ -324,6 +331,7 @@ pub(crate) mod tests {
             (Refusal::Unavailable(Trouble::Full), 503, "unavailable", false),
             (Refusal::Unavailable(Trouble::AckLate), 503, "unavailable", false),
             (Refusal::ShuttingDown, 503, "shutting_down", true),
+            (Refusal::NotReady, 503, "not_ready", false),
             (Refusal::Internal, 500, "internal", true),
         ]
     }
@@ -347,7 +355,7 @@ pub(crate) mod tests {
     fn the_table_covers_every_code() {
         let covered: Vec<&str> = table().iter().map(|(_, _, code, _)| *code).collect();
         for outcome in Outcome::ALL {
-            let refused = !matches!(outcome, Outcome::Received | Outcome::Abandoned);
+            let refused = !matches!(outcome, Outcome::Received | Outcome::Healthy | Outcome::Abandoned);
             assert_eq!(covered.contains(&outcome.as_str()), refused, "{outcome:?}");
         }
     }

@@ -24,6 +24,8 @@ use crate::source::{Routes, Secrets};
 pub(crate) struct Settings {
     /// What requests and connections may use.
     pub(crate) limits: Limits,
+    /// Where balancers ask whether to send requests; empty: nowhere.
+    health_path: String,
     /// The sources by path.
     pub(crate) routes: Routes,
     /// Makes records' MACs.
@@ -98,6 +100,7 @@ impl Settings {
         let forwarded = config.listen.forwarded.clone();
         Ok(Self {
             limits,
+            health_path: config.listen.health_path.clone(),
             routes,
             keys,
             tls,
@@ -110,6 +113,11 @@ impl Settings {
             credentials,
             expiries,
         })
+    }
+
+    /// Whether balancers ask there.
+    pub(crate) fn is_health_path(&self, path: &str) -> bool {
+        !self.health_path.is_empty() && path == self.health_path
     }
 }
 

@@ -409,8 +409,8 @@ impl Reply {
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         assert_eq!(self.headers["cache-control"], "no-store", "{self:?}");
         let id = &self.headers["x-request-id"];
-        if code == "received" {
-            assert_eq!(self.body, r#"{"status":"received"}"#);
+        if matches!(code, "received" | "healthy") {
+            assert_eq!(self.body, format!(r#"{{"status":"{code}"}}"#));
             return;
         }
         let body: BTreeMap<String, String> = serde_json::from_str(&self.body).unwrap();

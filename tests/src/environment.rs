@@ -28,6 +28,11 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The folder of Kafka's jars, for programs of Java.
+pub fn kafka_libs() -> Result<PathBuf> {
+    variable("KAFKA_LIBS", "the folder of Kafka's jars").map(Into::into)
+}
+
 /// The program that starts brokers.
 pub fn xtask() -> Result<PathBuf> {
     variable("SEALSTREAM_XTASK", "the built program of the crate xtask").map(Into::into)

@@ -1,14 +1,15 @@
 //! `ci`: every check, with the time that each took.
 
-use crate::{bench, counts, deps, faults, lint, rows, symbols, test};
+use crate::{bench, counts, deploy, deps, faults, lint, rows, symbols, test};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// In this order, so that the tests' closing lines come last.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     Check { name: "lint", run: lint::run },
     Check { name: "deps", run: deps::run },
     Check { name: "symbols", run: || symbols::run(symbols::DEV) },
+    Check { name: "deploy", run: deploy::run },
     Check { name: "faults", run: faults::short },
     Check { name: "rows", run: || rows::run(&rows::Arguments::default()) },
     Check { name: "counts", run: || counts::run(&counts::Arguments::default()) },

@@ -1,10 +1,14 @@
-//! `lint`: format, alert rules, clippy and documentation, with warnings denied, and the tests that SECURITY.md names.
+//! `lint`: format, alert rules, clippy and documentation, with warnings denied, the tests that SECURITY.md names, links, the page
+//! of settings, and the runbooks.
 
-use crate::{alerts, security, workspace};
+use crate::{alerts, links, reference, runbooks, security, workspace};
 use anyhow::{Context, Result};
 
 pub(crate) fn run() -> Result<()> {
     security::check()?;
+    links::check()?;
+    reference::check()?;
+    runbooks::check()?;
     workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("the format is not rustfmt's (cargo fmt mends it)")?;
     alerts::run()?;

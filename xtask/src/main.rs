@@ -11,17 +11,22 @@ mod compile;
 mod counts;
 mod coverage;
 mod demo;
+mod deploy;
 mod deps;
 mod faults;
 mod fuzz;
 mod javascript;
 mod kafka;
+mod links;
 mod lint;
 mod ports;
 mod process;
 mod python;
 mod redis;
+mod reference;
 mod rows;
+mod runbooks;
+mod sbom;
 mod security;
 mod service;
 mod symbols;
@@ -75,7 +80,13 @@ enum Step {
     Fuzz(fuzz::Arguments),
     /// Say how many lines of each parser its tests run
     Coverage,
-    /// Lint, deps, symbols, faults, rows, counts, a smoke run of the benches and the tests, with the time that each took
+    /// Check the manifests, units and bill of materials of a deployment against what reads them
+    Deploy,
+    /// Make docs/configuration.md of the defaults files
+    Docs,
+    /// Print what the shipped binaries are made of, as CycloneDX
+    Sbom,
+    /// Lint, deps, symbols, deploy, faults, rows, counts, a smoke run of the benches and the tests, with the time that each took
     Ci,
     /// Run a local Kafka for development
     Kafka(kafka::Arguments),
@@ -99,6 +110,9 @@ fn main() -> ExitCode {
         Step::Counts(arguments) => counts::run(&arguments),
         Step::Fuzz(arguments) => fuzz::run(&arguments),
         Step::Coverage => coverage::run(),
+        Step::Deploy => deploy::run(),
+        Step::Docs => reference::write(),
+        Step::Sbom => sbom::run(),
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),

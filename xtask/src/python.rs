@@ -1,7 +1,8 @@
 //! The tests' Python environments: the same libraries with the two `httpx` versions that send JSON differently.
 //!
 //! httpx up to 0.27 sends `json=` with spaces, from 0.28 on without; a sender that signs `json.dumps(…)` is right with the
-//! first only. And one for sslyze, which judges ingest's TLS. Versions are pinned, so that a test means the same tomorrow.
+//! first only. And one for sslyze, which judges ingest's TLS, and one for
+//! what judges the files of a deployment. Versions are pinned, so that a test means the same tomorrow.
 
 use crate::workspace::{self, output};
 use anyhow::{Context, Result};
@@ -9,10 +10,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-const LIBRARIES: &[&str] =
-    &["cryptography==46.0.3", "joserfc==1.4.0", "requests==2.32.5", "standardwebhooks==1.1.0", "svix==2.9.1"];
+const LIBRARIES: &[&str] = &[
+    "confluent-kafka==2.16.1",
+    "cryptography==46.0.3",
+    "joserfc==1.4.0",
+    "requests==2.32.5",
+    "standardwebhooks==1.1.0",
+    "svix==2.9.1",
+];
 const ENVIRONMENTS: &[(&str, &str)] = &[("PYTHON_HTTPX_027", "httpx==0.27.2"), ("PYTHON_HTTPX_028", "httpx==0.28.1")];
 const SSLYZE: (&str, &str) = ("PYTHON_SSLYZE", "sslyze==6.3.1");
+/// What judges manifests and bills of materials, with the schemas that it needs.
+const SCHEMAS: (&str, &[&str]) = ("kubernetes-validate==1.37.0", &["cyclonedx-python-lib[json-validation]==11.12.0"]);
 
 pub(crate) fn run() -> Result<()> {
     for (name, interpreter) in environments()? {
@@ -28,6 +37,11 @@ pub(crate) fn environments() -> Result<Vec<(String, String)>> {
     let made =
         all.map(|(name, own, libraries)| Ok(((*name).to_owned(), environment(own, libraries)?.display().to_string())));
     made.collect()
+}
+
+/// The interpreter whose libraries have the schemas of Kubernetes and of CycloneDX.
+pub(crate) fn schemas() -> Result<PathBuf> {
+    environment(SCHEMAS.0, SCHEMAS.1)
 }
 
 /// The interpreter of the environment that is named after `own`, a library that it has beside the others.

@@ -5,7 +5,7 @@
 //! | variable | is |
 //! |---|---|
 //! | `KAFKA_BOOTSTRAP` | the brokers that all tests share: one, unless the variable was set from outside |
-//! | `KAFKA_LIBS` | Kafka's jars, for its own tools; not where Kafka comes from elsewhere |
+//! | `KAFKA_LIBS` | Kafka's jars, for its own tools and for consumers in Java; not where Kafka comes from elsewhere |
 //! | `REDIS_URL` | the Redis that all tests share |
 //! | `PYTHON_HTTPX_027`, `PYTHON_HTTPX_028` | interpreters with httpx 0.27.2 and 0.28.1, cryptography, joserfc, requests, standardwebhooks and svix |
 //! | `PYTHON_SSLYZE` | an interpreter with sslyze |

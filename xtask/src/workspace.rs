@@ -33,9 +33,9 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds the shipped binaries and all tests in the dev profile: in one build, so that their libraries are built once.
+/// Builds the shipped binaries, the examples and all tests in the dev profile: in one build, so that their libraries are built once.
 pub(crate) fn build_tested() -> Result<()> {
-    run(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))
+    run(cargo().args(["build", "--locked", "--workspace", "--bins", "--examples", "--tests"]))
 }
 
 /// Runs `command` with this program's own output; a status other than 0 is an error.
@@ -47,12 +47,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` quietly and answers its standard output; its standard error is part of the error, if it fails.
+/// Runs `command` quietly and answers its standard output. If it fails, the error has its standard error, or else what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("running {}", shown(command)))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} failed ({}): {}", shown(command), output.status, said.trim_end());
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        bail!("{} failed ({}): {}", shown(command), output.status, String::from_utf8_lossy(said).trim_end());
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed something that is no text", shown(command)))
 }

@@ -195,6 +195,51 @@ async fn row_34_draining_finishes_what_is_under_way_and_refuses_the_rest() {
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
 }
 
+/// What a balancer asks.
+fn health_check() -> Ask {
+    Ask { method: "GET", path: "/healthz".into(), headers: Vec::new(), body: Vec::new() }
+}
+
+#[tokio::test]
+async fn row_37_a_balancer_is_told_that_it_is_ready() {
+    let edge = Edge::start().await;
+    edge.until("ready", |edge| edge.running.health().ready()).await;
+    edge.check(&health_check(), 200, "healthy").await;
+    // Only that: neither another path nor another method, whatever comes with it.
+    edge.check(&health_check().to("/healthz/"), 404, "not_found").await;
+    edge.check(&Ask::good().to("/healthz"), 404, "not_found").await;
+    edge.check(&health_check().to("/healthz?x=1"), 200, "healthy").await;
+    // Once draining begins it is told no, while the listener is still there.
+    let mut kept = edge.http1().await;
+    kept.ask(&Ask::good()).await.check(200, "received");
+    edge.kafka.set_up(false).unwrap();
+    let mut under_way = hanging(&edge).await;
+    edge.group.cancel();
+    edge.until("it takes no more", |edge| !edge.running.health().ready()).await;
+    kept.ask(&health_check()).await.check(503, "shutting_down");
+    edge.kafka.set_up(true).unwrap();
+    under_way.reply().await.check(200, "received");
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn row_38_a_balancer_is_told_that_kafka_is_not_reached() {
+    let away = |config: &mut Config| config.kafka = common::kafka::client::KafkaConfig::plaintext("127.0.0.1:1");
+    let edge = Edge::start_with(away).await;
+    let [reply, _] = edge.check(&health_check(), 503, "not_ready").await;
+    assert!(!reply.body.contains("kafka"), "what is wrong is nobody's business: {reply:?}");
+    edge.group.cancel();
+    assert!(edge.group.wait(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn without_a_health_path_nobody_is_told() {
+    let edge = Edge::start_with(|config| config.listen.health_path.clear()).await;
+    edge.until("ready", |edge| edge.running.health().ready()).await;
+    edge.check(&health_check(), 404, "not_found").await;
+    edge.finish().await;
+}
+
 #[tokio::test]
 async fn draining_has_an_end() {
     let edge = Edge::start_with(|config| config.drain.deadline = Duration::from_millis(500)).await;

@@ -9,13 +9,13 @@ use semver::Version;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A package and what it depends on.
-pub(super) struct Package {
+pub(crate) struct Package {
     /// Its name in the registry.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its version.
-    pub(super) version: Version,
+    pub(crate) version: Version,
     /// Its licence, an SPDX expression; empty where it states none.
-    pub(super) licence: String,
+    pub(crate) licence: String,
     /// Whether it is a crate of this workspace.
     member: bool,
     /// What it depends on directly: names with versions, as cargo prints them.
@@ -23,13 +23,13 @@ pub(super) struct Package {
 }
 
 /// All packages that the workspace's binaries are made of.
-pub(super) struct Graph {
+pub(crate) struct Graph {
     packages: BTreeMap<String, Package>,
 }
 
 impl Graph {
     /// Asks cargo, for the platform of this machine and the versions in `Cargo.lock`.
-    pub(super) fn load() -> Result<Self> {
+    pub(crate) fn load() -> Result<Self> {
         let mut tree = workspace::cargo();
         tree.args(["tree", "--locked", "--workspace", "--edges", "normal", "--prefix", "depth"]);
         Self::parse(&workspace::output(tree.args(["--format", "{p}|{l}"]))?)
@@ -48,7 +48,7 @@ impl Graph {
     }
 
     /// The crates `names` and everything below them.
-    pub(super) fn below(&self, names: &[&str]) -> impl Iterator<Item = &Package> {
+    pub(crate) fn below(&self, names: &[&str]) -> impl Iterator<Item = &Package> {
         let named = |(_, package): &(&String, &Package)| package.member && names.contains(&package.name.as_str());
         let mut open: Vec<&String> = self.packages.iter().filter(named).map(|(id, _)| id).collect();
         let mut seen = BTreeSet::new();
@@ -97,19 +97,24 @@ impl Graph {
 
     /// A made-up workspace, in the form that `cargo tree` prints.
     #[cfg(test)]
-    pub(super) fn of(tree: &str) -> Self {
+    pub(crate) fn of(tree: &str) -> Self {
         Self::parse(tree).unwrap()
     }
 }
 
 impl Package {
+    /// What it depends on directly.
+    pub(crate) fn dependencies<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = &'a Package> {
+        self.edges.iter().map(|id| &graph.packages[id])
+    }
+
     /// Whether it depends on `name` directly.
     pub(super) fn depends_on(&self, name: &str, graph: &Graph) -> bool {
         self.edges.iter().any(|id| graph.packages[id].name == name)
     }
 
     /// Whether it is a crate of this workspace.
-    pub(super) fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         self.member
     }
 }

@@ -3,7 +3,7 @@
 //! Bans, floors and licences are read from `deny.toml`, where `cargo deny` finds them too; this needs no advisory database
 //! and no network. Which crates may see each other, and which file may name a library, is said here.
 
-mod graph;
+pub(crate) mod graph;
 mod licence;
 mod mentions;
 
@@ -14,7 +14,7 @@ use semver::VersionReq;
 use std::fs;
 
 /// The crates whose binaries are shipped.
-const SHIPPED: &[&str] = &["ingest", "processor", "sealstream"];
+pub(crate) const SHIPPED: &[&str] = &["ingest", "processor", "sealstream"];
 /// `(crate, crates that it must not reach)`.
 const APART: &[(&str, &[&str])] = &[
     ("ingest", &["open", "sender", "aes-gcm", "processor", "sealstream"]),
