@@ -18,11 +18,6 @@ const EXIT_USAGE: u8 = 64;
 /// After the drain deadline, how long the rest may take.
 const END_MARGIN: Duration = Duration::from_secs(10);
 
-/// Records and requests are allocated in one thread and freed in another, thousands at a time: what the system's allocator is
-/// slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What the command line asks for.
 #[derive(Default)]
 struct Arguments {

@@ -16,11 +16,6 @@ use processor::{Deps, start_from};
 /// How long the last commit and the last hand-offs may take after the drain.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
-/// Records and requests are allocated in one thread and freed in another, thousands at a time: what the system's allocator is
-/// slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What the command line says.
 struct Arguments {
     config: Option<PathBuf>,
