@@ -73,11 +73,10 @@ impl fmt::Debug for Found {
 
 /// Follows a pointer through a JSON text. The whole text is read: what follows the value must be JSON too.
 pub fn find(json: &[u8], pointer: &Pointer) -> Found {
-    match find_all(json, [pointer]) {
-        Some([found]) => found,
-        None if pointer.is_root() => Found::Missing,
-        None => Found::Unusable,
+    if pointer.is_root() {
+        return Found::Missing;
     }
+    find_all(json, [pointer]).map_or(Found::Unusable, |[found]| found)
 }
 
 /// Follows several pointers through a JSON text, which is read once. `None` if it is not JSON, or if what one of them points at
