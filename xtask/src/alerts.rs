@@ -2,16 +2,15 @@
 
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Where rules and tests lie, side by side: `NAME.rules.yml` and `NAME.test.yml`.
-const FOLDER: &str = "deploy/prometheus";
+pub(crate) const FOLDER: &str = "deploy/prometheus";
 
 pub(crate) fn run() -> Result<()> {
-    let rules = files(".rules.yml")?;
-    let tests = files(".test.yml")?;
+    let rules = workspace::files(FOLDER, ".rules.yml")?;
+    let tests = workspace::files(FOLDER, ".test.yml")?;
     ensure!(!rules.is_empty() && rules.len() == tests.len(), "each rule file of {FOLDER} needs a test file");
     promtool(&["check", "rules"], &rules)?;
     promtool(&["test", "rules"], &tests)
@@ -21,18 +20,4 @@ fn promtool(words: &[&str], files: &[PathBuf]) -> Result<()> {
     let said = workspace::output(Command::new("promtool").args(words).args(files));
     said.context("the alert rules are wrong, or promtool is missing (Debian has it in the package prometheus)")
         .map(drop)
-}
-
-fn files(ending: &str) -> Result<Vec<PathBuf>> {
-    let folder = workspace::root().join(FOLDER);
-    let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(ending) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn manifests(python: &Path) -> Result<usize> {
-    let mut files = files("kubernetes", "yaml")?;
+    let mut files = files("kubernetes", ".yaml")?;
     files.retain(|path| path.file_name() != Some(OsStr::new(KUSTOMIZATION)));
     let mut judge = Command::new(python.with_file_name("kubernetes-validate"));
     let said = workspace::output(judge.args(["--strict", "--kubernetes-version", KUBERNETES]).args(&files))?;
@@ -49,7 +49,7 @@ fn manifests(python: &Path) -> Result<usize> {
 }
 
 fn units() -> Result<usize> {
-    let units = files("systemd", "service")?;
+    let units = files("systemd", ".service")?;
     let root = workspace::state().join(format!("units-{}", std::process::id()));
     let judged = judge_units(&root, &units);
     fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
@@ -105,17 +105,9 @@ fn bill(python: &Path) -> Result<usize> {
     Ok(document["components"].as_array().map_or(0, Vec::len))
 }
 
-/// The files of a folder of `deploy/` that end so, in order.
+/// The files of a folder of `deploy/` that end so, at least one.
 fn files(folder: &str, ending: &str) -> Result<Vec<PathBuf>> {
-    let folder = workspace::root().join("deploy").join(folder);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        if path.extension() == Some(OsStr::new(ending)) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    ensure!(!found.is_empty(), "nothing ends in .{ending} in {}", folder.display());
+    let found = workspace::files(&format!("deploy/{folder}"), ending)?;
+    ensure!(!found.is_empty(), "nothing ends in {ending} in deploy/{folder}");
     Ok(found)
 }

@@ -1,21 +1,17 @@
 //! Links of the pages: what they lead to in this repository is there.
 
 use crate::workspace;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::fs;
 use std::path::Path;
 
 pub(crate) fn check() -> Result<()> {
     let mut broken = Vec::new();
     for folder in ["", "docs"] {
-        let folder = workspace::root().join(folder);
-        for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-            let page = entry?.path();
-            if page.extension().is_some_and(|extension| extension == "md") {
-                let text = fs::read_to_string(&page)?;
-                let lost = targets(&text).filter(|target| !folder.join(target).exists());
-                broken.extend(lost.map(|target| format!("{}: {target}", shown(&page))));
-            }
+        for page in workspace::files(folder, ".md")? {
+            let text = fs::read_to_string(&page)?;
+            let lost = targets(&text).filter(|target| !workspace::root().join(folder).join(target).exists());
+            broken.extend(lost.map(|target| format!("{}: {target}", shown(&page))));
         }
     }
     if !broken.is_empty() {

@@ -1,22 +1,17 @@
 //! The runbooks: every alert has a section in docs/runbooks.md, and no section is without its alert.
 
-use crate::workspace;
+use crate::{alerts, workspace};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
 
 const PAGE: &str = "docs/runbooks.md";
-const RULES: &str = "deploy/prometheus";
 
 pub(crate) fn check() -> Result<()> {
     let page = fs::read_to_string(workspace::root().join(PAGE)).with_context(|| format!("reading {PAGE}"))?;
     let mut rules = String::new();
-    let folder = workspace::root().join(RULES);
-    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(".rules.yml") {
-            rules.push_str(&fs::read_to_string(&path)?);
-        }
+    for path in workspace::files(alerts::FOLDER, ".rules.yml")? {
+        rules.push_str(&fs::read_to_string(&path)?);
     }
     let (without, stale) = judge(&page, &rules);
     ensure!(without.is_empty(), "{PAGE} has no section for {without:?}");

@@ -38,6 +38,20 @@ pub(crate) fn build_tested() -> Result<()> {
     run(cargo().args(["build", "--locked", "--workspace", "--bins", "--examples", "--tests"]))
 }
 
+/// The files of a folder of this repository whose names end so, in order.
+pub(crate) fn files(folder: &str, ending: &str) -> Result<Vec<PathBuf>> {
+    let folder = root().join(folder);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(ending) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// Runs `command` with this program's own output; a status other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("running {}", shown(command)))?;

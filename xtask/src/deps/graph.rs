@@ -114,7 +114,7 @@ impl Package {
     }
 
     /// Whether it is a crate of this workspace.
-    pub(crate) fn is_member(&self) -> bool {
+    pub(super) fn is_member(&self) -> bool {
         self.member
     }
 }
