@@ -13,8 +13,8 @@
 //! freed one to use, and holes don't pile up.
 //!
 //! Invariants, per segment: occupied slots ascend by id; each is at its home or after it, with no empty slot between. A
-//! segment grows when 6 of 7 homes' worth of ids is in it, and a sweep that leaves fewer than 14 of 19 shrinks it. No call
-//! passes over more than a segment or two, of some 33 000 slots each.
+//! segment grows when 7 of 8 homes' worth of ids is in it, and a sweep that leaves fewer than 7 of 10 shrinks it; no two grow
+//! at the same time but by chance. No call passes over more than a segment or two, of some 37 000 slots each.
 //!
 //! Ids must be spread evenly, or the table is slow (never wrong). They are: keyed ids are HMACs, so a sender who chooses
 //! event ids can't choose where they fall, short of trying: and for k ids in one of n places he must send k × n events,
@@ -24,7 +24,7 @@ use common::id::KeyedId;
 
 mod segment;
 
-use segment::{Bases, Builder, Key, Segment};
+use segment::{Builder, Key, Segment};
 
 /// Slots of a chunk: 24 KiB.
 const CHUNK: usize = 1024;
@@ -96,7 +96,7 @@ impl<const N: usize> Table<N> {
     pub fn update(&mut self, id: KeyedId, oldest_ms: u64, decide: impl FnOnce(Option<Known>) -> Known) {
         let key = Key::from(id);
         if self.segments.is_empty() {
-            self.segments.push(Builder::new(0, 0, Bases::new(0, oldest_ms)).finish());
+            self.segments.push(Builder::first(oldest_ms).finish());
             self.directory.push(0);
         }
         let mut segment = &mut self.segments[self.directory[entry(self.depth, key)]];
@@ -147,8 +147,9 @@ impl<const N: usize> Table<N> {
 
         let old = std::mem::take(&mut self.segments[at]);
         let (len, bases) = (old.len(), old.bases().at_time(oldest_ms));
-        let half = || Builder::new(depth + 1, len / 2, bases);
-        let (mut lower, mut upper) = (half(), half());
+        let prefix = key.prefix(depth) << 1;
+        let half = |prefix| Builder::half(depth + 1, prefix, len, bases);
+        let (mut lower, mut upper) = (half(prefix), half(prefix + 1));
         old.drain(oldest_ms, |key, known| {
             if key.bit(depth) { &mut upper } else { &mut lower }.append(key, known);
         });
@@ -161,8 +162,7 @@ impl<const N: usize> Table<N> {
 
 /// Where in the directory a key is.
 fn entry(depth: u32, key: Key) -> usize {
-    // A shift by all 64 bits, when nothing is told apart yet, leaves nothing.
-    key.high.checked_shr(u64::BITS - depth).unwrap_or(0) as usize
+    key.prefix(depth) as usize
 }
 
 #[cfg(test)]

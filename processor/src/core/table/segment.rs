@@ -13,6 +13,15 @@ const WHOLE_CHUNKS: usize = 16;
 /// Chunks at which a segment splits instead of growing.
 const SPLIT_CHUNKS: usize = 32;
 
+/// Ids for 1024 homes at which a segment is full: seven in eight.
+const LOAD_FULL: usize = 896;
+
+/// The same of one that was made anew.
+const LOAD_FRESH: usize = 791;
+
+/// The same at which a sweep makes it anew.
+const LOAD_SPARSE: usize = 717;
+
 /// Cache lines of 64 bytes that are fetched from a key's home on.
 const PREFETCHED: usize = 4;
 
@@ -25,11 +34,17 @@ const NEVER: u32 = u32::MAX;
 /// An id as two numbers, in the order of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    pub(super) high: u64,
+    high: u64,
     low: u64,
 }
 
 impl Key {
+    /// Its top bits, as a number.
+    pub(super) fn prefix(self, bits: u32) -> u64 {
+        // A shift by all 64 bits leaves nothing.
+        self.high.checked_shr(u64::BITS - bits).unwrap_or(0)
+    }
+
     /// One of its bits, from the top.
     pub(super) fn bit(self, number: u32) -> bool {
         self.high >> (u64::BITS - 1 - number) & 1 == 1
@@ -123,7 +138,7 @@ impl<const N: usize> Segment<N> {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len * 7 >= self.homes * 6
+        self.len * 1024 >= self.homes * LOAD_FULL
     }
 
     /// Whether it is to be split before another id is put in.
@@ -211,7 +226,7 @@ impl<const N: usize> Segment<N> {
     /// Makes it anew, with room for `more` ids.
     pub(super) fn rebuild(&mut self, more: usize, bases: Bases, oldest_ms: u64) {
         let old = std::mem::take(self);
-        let mut new = Builder::new(old.depth, old.len + more, bases);
+        let mut new = Builder::new(old.depth, old.len + more, bases, LOAD_FRESH);
         old.drain(oldest_ms, |key, known| new.append(key, known));
         *self = new.finish();
     }
@@ -243,9 +258,9 @@ impl<const N: usize> Segment<N> {
             }
             at += 1;
         }
-        let roomy = self.len * 19 < self.homes * 14 && slots_for::<N>(self.len) < self.slots;
+        let sparse = self.len * 1024 < self.homes * LOAD_SPARSE && slots_for::<N>(self.len, LOAD_FRESH) < self.slots;
         // Times are counted anew long before one doesn't fit, and not each time.
-        if roomy || oldest > 1 << 30 {
+        if sparse || oldest > 1 << 30 {
             self.rebuild(0, self.bases.at_time(oldest_ms), oldest_ms);
         }
     }
@@ -327,9 +342,21 @@ pub(super) struct Builder<const N: usize> {
 }
 
 impl<const N: usize> Builder<N> {
-    /// With room for `len` ids.
-    pub(super) fn new(depth: u32, len: usize, bases: Bases) -> Self {
-        let slots = slots_for::<N>(len);
+    /// Of an empty table.
+    pub(super) fn first(oldest_ms: u64) -> Self {
+        Self::new(0, 0, Bases::new(0, oldest_ms), LOAD_FRESH)
+    }
+
+    /// For half of a segment's `len` ids: those that begin with `prefix`.
+    pub(super) fn half(depth: u32, prefix: u64, len: usize, bases: Bases) -> Self {
+        // Ids are spread evenly, so segments of one load would all be full, and made anew, at the same time: the table
+        // would be at its roomiest with all of them. So their loads are spread too.
+        let spread = prefix.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        Self::new(depth, len / 2, bases, LOAD_FRESH + (LOAD_FULL - LOAD_FRESH) * spread as usize / 1024)
+    }
+
+    fn new(depth: u32, len: usize, bases: Bases, load: usize) -> Self {
+        let slots = slots_for::<N>(len, load);
         let homes = slots - (slots / 16).clamp(1, 32);
         Self { segment: Segment { homes, depth, bases, ..Segment::default() }, slots, next: 0 }
     }
@@ -353,9 +380,9 @@ impl<const N: usize> Builder<N> {
     }
 }
 
-/// Slots for a load of four in five.
-fn slots_for<const N: usize>(len: usize) -> usize {
-    let slots = len + len / 4 + 8;
+/// Slots for so many ids with this load.
+fn slots_for<const N: usize>(len: usize, load: usize) -> usize {
+    let slots = len * 1024 / load + 8;
     if slots > WHOLE_CHUNKS * N { slots.next_multiple_of(N) } else { slots }
 }
 

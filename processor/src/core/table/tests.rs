@@ -121,21 +121,36 @@ fn a_fresh_table_costs_next_to_nothing() {
     assert!(table.bytes() < 1500, "{}", table.bytes());
 }
 
+fn spread(number: u64) -> KeyedId {
+    let high = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    KeyedId((u128::from(high ^ high >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9_94d0_49bb_1331_11eb)).to_be_bytes())
+}
+
 #[test]
 fn memory_per_id_is_bounded_while_it_grows_and_given_back() {
     let mut table = Table::<CHUNK>::default();
-    let spread = |number: u64| {
-        let high = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        KeyedId((u128::from(high ^ high >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9_94d0_49bb_1331_11eb)).to_be_bytes())
-    };
     for number in 0..200_000 {
         table.update(spread(number), 0, |_| Known { owner: 0, seen_ms: 0 });
         if number >= 20_000 && number % 1000 == 0 {
             let per_id = table.bytes() as f64 / table.len() as f64;
-            assert!(per_id < 31.0, "{per_id} bytes at {number}");
+            assert!(per_id < 32.0, "{per_id} bytes at {number}");
         }
     }
     assert!(table.segments() > 4);
     (0..table.segments()).for_each(|segment| table.sweep(segment, 1));
     assert!(table.is_empty() && table.bytes() < 20_000, "{}", table.bytes());
+}
+
+#[test]
+fn segments_do_not_grow_all_at_once() {
+    let mut table = Table::<64>::default();
+    let (mut least, mut most) = (f64::MAX, 0.0_f64);
+    for number in 0..300_000 {
+        table.update(spread(number), 0, |_| Known { owner: 0, seen_ms: 0 });
+        if number >= 150_000 {
+            let per_id = table.bytes() as f64 / table.len() as f64;
+            (least, most) = (least.min(per_id), most.max(per_id));
+        }
+    }
+    assert!(most / least < 1.05, "from {least} to {most} bytes for an id");
 }
