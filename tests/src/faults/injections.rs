@@ -266,6 +266,15 @@ impl Gains {
     }
 
     pub(super) fn any(&mut self) -> Result<bool> {
+        self.noted("G ")
+    }
+
+    /// Whether a commit for one of them was acknowledged since: the coordinator agrees that they are whose they seem.
+    fn committed(&mut self) -> Result<bool> {
+        self.noted("C ")
+    }
+
+    fn noted(&mut self, kind: &str) -> Result<bool> {
         for (path, position) in &mut self.0 {
             let Ok(mut file) = fs::File::open(&path) else { continue };
             file.seek(SeekFrom::Start(*position))?;
@@ -274,7 +283,7 @@ impl Gains {
             // A line may be half written yet: it is read again.
             let whole = new.rfind('\n').map_or(0, |end| end + 1);
             *position += whole as u64;
-            if new[..whole].lines().any(|line| line.starts_with("G ") && line.contains(".events ")) {
+            if new[..whole].lines().any(|line| line.starts_with(kind) && line.contains(".events ")) {
                 return Ok(true);
             }
         }
@@ -287,8 +296,14 @@ async fn others_take_over(suite: &mut Suite, mut gains: Gains) -> Result<()> {
 }
 
 /// Waits until one whose partitions were taken over has some again: the next round has nothing to take from it before.
+/// An assignment alone doesn't tell: it may come later than the session that it belongs to has lasted.
 async fn comes_back(suite: &mut Suite, mut own: Gains) -> Result<()> {
-    suite.until("the one that came back has partitions", DEADLINE, move |_| own.any()).await
+    let mut has = false;
+    let back = move |_: &mut Suite| {
+        has = has || own.any()?;
+        Ok(has && own.committed()?)
+    };
+    suite.until("the one that came back has partitions, and commits", DEADLINE, back).await
 }
 
 async fn zombie(suite: &mut Suite) -> Result<()> {
