@@ -114,7 +114,7 @@ impl<const N: usize> Table<N> {
                     segment = &mut self.segments[self.directory[entry(self.depth, key)]];
                 }
                 let before = segment.len();
-                segment.rebuild(1, segment.bases().moved(known, oldest_ms), oldest_ms);
+                segment.rebuild(1, segment.bases().moved(known, oldest_ms));
                 match segment.find(key) {
                     Ok(at) => segment.set(at, key, known),
                     Err(at) => segment.insert(at, key, known),
@@ -150,8 +150,8 @@ impl<const N: usize> Table<N> {
         let prefix = key.prefix(depth) << 1;
         let half = |prefix| Builder::half(depth + 1, prefix, len, bases);
         let (mut lower, mut upper) = (half(prefix), half(prefix + 1));
-        old.drain(oldest_ms, |key, known| {
-            if key.bit(depth) { &mut upper } else { &mut lower }.append(key, known);
+        old.drain(bases, |slot, far| {
+            if slot.key.bit(depth) { &mut upper } else { &mut lower }.append(slot, far);
         });
         let (lower, upper) = (lower.finish(), upper.finish());
         self.len = self.len - len + lower.len() + upper.len();

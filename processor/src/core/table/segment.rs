@@ -59,8 +59,8 @@ impl From<KeyedId> for Key {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    key: Key,
+pub(super) struct Slot {
+    pub(super) key: Key,
     owner: u32,
     seen: u32,
 }
@@ -96,6 +96,18 @@ impl Bases {
     pub(super) fn moved(self, known: Known, oldest_ms: u64) -> Self {
         let moved = self.at_time(oldest_ms);
         if moved.fit(known) { moved } else { Self::new(known.owner, moved.time) }
+    }
+
+    /// How much later these are than `before`, if nothing but the time moved.
+    fn later_than(self, before: Self) -> Option<u32> {
+        let later = u32::try_from(self.time.checked_sub(before.time)?).ok()?;
+        (self.owner == before.owner).then_some(later)
+    }
+
+    /// An entry as a slot, and its owner if that is too far away for a slot.
+    fn encode(self, key: Key, known: Known) -> (Slot, Option<i64>) {
+        let owner = self.owner_of(known);
+        (Slot { key, owner, seen: self.seen_of(known) }, (owner == FAR).then_some(known.owner))
     }
 
     fn owner_of(self, known: Known) -> u32 {
@@ -210,24 +222,33 @@ impl<const N: usize> Segment<N> {
         *self.slot_mut(at) = carried;
     }
 
-    /// Hands out its entries in order, without what was last seen before `oldest_ms`. Each chunk is freed when it has been
-    /// read.
-    pub(super) fn drain(self, oldest_ms: u64, mut each: impl FnMut(Key, Known)) {
+    /// Hands out its entries in order, with their owners that are far, as they are with other bases, and without what was
+    /// last seen before their time. Each chunk is freed when it has been read.
+    pub(super) fn drain(self, bases: Bases, mut each: impl FnMut(Slot, Option<i64>)) {
+        // A table that grows does this to every id again and again: nothing is worked out anew that stays as it is.
+        let later = bases.later_than(self.bases).filter(|_| self.far.is_empty());
         for chunk in self.chunks {
             for slot in chunk.iter().filter(|slot| slot.seen != NEVER) {
+                if let Some(later) = later {
+                    if let Some(seen) = slot.seen.checked_sub(later) {
+                        each(Slot { seen, ..*slot }, None);
+                    }
+                    continue;
+                }
                 let known = known(self.bases, &self.far, slot);
-                if known.seen_ms >= oldest_ms {
-                    each(slot.key, known);
+                if known.seen_ms >= bases.time {
+                    let (slot, far) = bases.encode(slot.key, known);
+                    each(slot, far);
                 }
             }
         }
     }
 
-    /// Makes it anew, with room for `more` ids.
-    pub(super) fn rebuild(&mut self, more: usize, bases: Bases, oldest_ms: u64) {
+    /// Makes it anew, with room for `more` ids, other bases, and without what was last seen before their time.
+    pub(super) fn rebuild(&mut self, more: usize, bases: Bases) {
         let old = std::mem::take(self);
         let mut new = Builder::new(old.depth, old.len + more, bases, LOAD_FRESH);
-        old.drain(oldest_ms, |key, known| new.append(key, known));
+        old.drain(bases, |slot, far| new.append(slot, far));
         *self = new.finish();
     }
 
@@ -261,7 +282,7 @@ impl<const N: usize> Segment<N> {
         let sparse = self.len * 1024 < self.homes * LOAD_SPARSE && slots_for::<N>(self.len, LOAD_FRESH) < self.slots;
         // Times are counted anew long before one doesn't fit, and not each time.
         if sparse || oldest > 1 << 30 {
-            self.rebuild(0, self.bases.at_time(oldest_ms), oldest_ms);
+            self.rebuild(0, self.bases.at_time(oldest_ms));
         }
     }
 
@@ -310,13 +331,13 @@ impl<const N: usize> Segment<N> {
     }
 
     fn encode(&mut self, key: Key, known: Known) -> Slot {
-        let owner = self.bases.owner_of(known);
-        if owner == FAR {
-            self.far.insert(key, known.owner);
+        let (slot, far) = self.bases.encode(key, known);
+        if let Some(owner) = far {
+            self.far.insert(key, owner);
         } else if !self.far.is_empty() {
             self.far.remove(&key);
         }
-        Slot { key, owner, seen: self.bases.seen_of(known) }
+        slot
     }
 
     /// Adds empty slots at the end.
@@ -361,15 +382,18 @@ impl<const N: usize> Builder<N> {
         Self { segment: Segment { homes, depth, bases, ..Segment::default() }, slots, next: 0 }
     }
 
-    /// Adds a key above all others.
-    pub(super) fn append(&mut self, key: Key, known: Known) {
+    /// Adds a slot whose key is above all others, and the owner that is too far away for it.
+    pub(super) fn append(&mut self, slot: Slot, far: Option<i64>) {
         let segment = &mut self.segment;
-        let at = segment.home(key).max(self.next);
+        let at = segment.home(slot.key).max(self.next);
         if at >= segment.slots {
             // Not all at once: the chunks that these come from are freed meanwhile.
             segment.widen((at + 1).next_multiple_of(N).min(self.slots.max(at + 1)));
         }
-        segment.set(at, key, known);
+        *segment.slot_mut(at) = slot;
+        if let Some(owner) = far {
+            segment.far.insert(slot.key, owner);
+        }
         segment.len += 1;
         self.next = at + 1;
     }
