@@ -8,6 +8,7 @@
 //! | `member` | a member of a group: its settings and its threads |
 //! | `rebalance` | what happens when partitions come and go |
 //! | `commit` | snapshot, commit and answer |
+//! | `ownerless` | partitions that nobody in the group owns |
 //! | `watch` | ends the process when a call hangs |
 //! | `reader` | reading outside of any group |
 //! | `scanner` | reading several partitions side by side |
@@ -16,6 +17,7 @@
 mod commit;
 mod member;
 mod offsets;
+mod ownerless;
 mod reader;
 mod rebalance;
 pub mod scanner;
@@ -36,6 +38,7 @@ use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
 pub use offsets::{beyond_the_end, commit_first, committed, start_anew};
+pub use ownerless::ownerless;
 pub use reader::{ReadError, Reader};
 
 /// A broker call inside a callback takes no longer than this.

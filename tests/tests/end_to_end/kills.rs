@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use common::kafka::consumer::ownerless;
+use common::topics::{Group, Topic};
 use tests::load::{Load, LoadPlan};
 use tests::plan::Plan;
 use tests::sink::Behaviour;
-use tests::wait::until_true;
+use tests::wait::{until, until_true};
 
 const KILLS: usize = 20;
 /// How long the work that a kill waits for may take.
@@ -109,6 +111,54 @@ async fn processors_are_restarted_one_by_one_under_load_without_a_repeat() -> Re
         let summary = stack.balance().await?;
         assert_eq!(summary.delivered["main"] as u64, acked);
         // That nothing was delivered twice is in the books.
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_is_killed_while_it_gives_partitions_up_leaves_none_to_nobody() -> Result<()> {
+    const PERMITS: usize = 32;
+    const PARTITIONS: u32 = 6;
+    // A revoke waits for what was sent. The place of who was killed must still be kept when it is back.
+    let plan = Plan::new("ownerless").processors(2).partitions(PARTITIONS).source("acme", &["main"]);
+    let plan = plan.permits(PERMITS).repeats_max(PERMITS).variable("PROCESSOR__GROUP__SESSION", "10s");
+    let plan = plan.http("main", Behaviour::good().slow(4000..=4000));
+    plan.run_prepared(async |stack| {
+        stack.ingest(0).up().await?;
+        stack.processor(0).up().await?;
+        let sink = stack.sink("main");
+        let load = Load::start(
+            stack.clients("acme")?,
+            LoadPlan {
+                ids: "evt-gap",
+                in_flight: 16,
+                repeat_every: 0,
+                ahead_of: Some((sink.clone(), 200)),
+                rate: None,
+            },
+        );
+        until_true("the sink is busy", WORK_DEADLINE, || sink.in_flight() >= PERMITS / 2).await?;
+        stack.processor(1).start()?;
+        let group = Group::Deliver("main".parse()?).name(&stack.config().topics.prefix);
+        let (kafka, topic) = (stack.kafka().clone(), stack.topic_name(&Topic::Events));
+        until("processor-0 is giving partitions up", WORK_DEADLINE, async || {
+            let (kafka, topic, group) = (kafka.clone(), topic.clone(), group.clone());
+            let look = move || ownerless(&kafka, &group, &topic, PARTITIONS.cast_signed());
+            let found = tokio::task::spawn_blocking(look).await?;
+            Ok(found.ok().flatten().filter(|found| !found.is_empty()))
+        })
+        .await?;
+        stack.processor(0).kill().await?;
+        stack.processor(0).up().await?;
+        sink.behave(Behaviour::good());
+        let acked = load.stop().await?;
+        stack.settled().await?;
+        let summary = stack.balance().await?;
+        assert_eq!(summary.delivered["main"] as u64, acked);
+        let again =
+            (0..2).map(|number| stack.processor(number).log_lines("are nobody's")).collect::<Result<Vec<_>>>()?;
+        assert!(again.iter().any(|lines| !lines.is_empty()), "another rebalance came before: nothing was shown");
         Ok(())
     })
     .await

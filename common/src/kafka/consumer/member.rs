@@ -65,6 +65,8 @@ pub(super) struct Shared {
     /// Whether everything has ended but the watchdog.
     pub(super) left: AtomicBool,
     pub(super) commit_wake: (Mutex<()>, Condvar),
+    /// Whether the poll thread is to leave the group and join it again.
+    pub(super) rejoin: AtomicBool,
     /// When the poll thread last came round, in milliseconds of the monotonic clock.
     pub(super) tick_ms: Arc<AtomicU64>,
     /// Calls that may hang, and what the watchdog knows of them.
@@ -126,6 +128,7 @@ impl GroupConsumer {
             stop: AtomicBool::new(false),
             left: AtomicBool::new(false),
             commit_wake: (Mutex::new(()), Condvar::new()),
+            rejoin: AtomicBool::new(false),
             tick_ms: Arc::new(AtomicU64::new(0)),
             callback: Watched::default(),
             committing: Watched::default(),
@@ -136,14 +139,17 @@ impl GroupConsumer {
         consumer.set_nonempty_callback(move || waker.wake());
         let consumer = Arc::new(consumer);
         shared.consumer.set(Arc::downgrade(&consumer)).ok();
-        let topics: Vec<&str> = shared.settings.topics.iter().map(|topic| &**topic).collect();
-        consumer.subscribe(&topics)?;
+        shared.join(&consumer)?;
 
         let mut threads = Vec::new();
         let (poll, commit, watch) = (shared.clone(), shared.clone(), shared.clone());
         let committing = consumer.clone();
         threads.push(spawn("commit", move || commit.commit_loop(&committing)));
         threads.push(spawn("poll", move || poll.poll_loop(consumer)));
+        if shared.settings.instance.is_some() {
+            let look = shared.clone();
+            threads.push(spawn("group", move || look.look_loop()));
+        }
         let watchdog = Some(spawn("watchdog", move || watch.watch_loop()));
         Ok(Self { shared, threads, watchdog })
     }
@@ -175,6 +181,7 @@ impl GroupConsumer {
         self.shared.waker.wake();
         self.shared.commit_wake.1.notify_all();
         let join = |thread: JoinHandle<()>| {
+            thread.thread().unpark();
             if thread.join().is_err() {
                 tracing::error!(group = %self.shared.settings.group, "a consumer thread panicked");
             }
@@ -184,7 +191,6 @@ impl GroupConsumer {
         drop(leaving);
         self.shared.left.store(true, Ordering::SeqCst);
         if let Some(watchdog) = self.watchdog.take() {
-            watchdog.thread().unpark();
             join(watchdog);
         }
     }
@@ -227,9 +233,22 @@ impl Shared {
     pub(super) fn die(&self, why: impl Into<String>) {
         (self.die)(Doubt(format!("{}: {}", self.settings.group, why.into())));
     }
+
+    fn join(&self, consumer: &BaseConsumer<Context>) -> Result<(), KafkaError> {
+        let topics: Vec<&str> = self.settings.topics.iter().map(|topic| &**topic).collect();
+        consumer.subscribe(&topics)
+    }
+
     fn poll_loop(&self, consumer: Arc<BaseConsumer<Context>>) {
         while !self.stop.load(Ordering::SeqCst) {
             self.tick();
+            if self.rejoin.swap(false, Ordering::SeqCst) {
+                // What is owned is revoked in the next rounds; the library joins when that is done.
+                consumer.unsubscribe();
+                if let Err(error) = self.join(&consumer) {
+                    self.die(format!("joining again: {error}"));
+                }
+            }
             if let Some(result) = consumer.poll(Duration::ZERO) {
                 match result {
                     Ok(message) => {

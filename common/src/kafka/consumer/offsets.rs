@@ -92,7 +92,7 @@ fn first_offset(consumer: &BaseConsumer<ReaderContext>, topic: &str, partition: 
     }
 }
 
-fn offsets_client(kafka: &KafkaConfig, group: &str) -> Result<BaseConsumer<ReaderContext>, ClientError> {
+pub(super) fn offsets_client(kafka: &KafkaConfig, group: &str) -> Result<BaseConsumer<ReaderContext>, ClientError> {
     let mut config = kafka.settings()?;
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
