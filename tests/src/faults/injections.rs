@@ -229,9 +229,12 @@ async fn kill_at(suite: &mut Suite, round: usize) -> Result<()> {
     let pass = suite.seed.within(1..=passes);
     suite.stop(victim).await?;
     let before = suite.tally.kills;
+    let mut own = Gains::of(suite, victim);
     suite.up_to_die(victim, point, pass)?;
     if point == "in_revoke" {
         some_work(suite).await?;
+        // Before, it would end by the signal itself.
+        suite.until("the one that is to leave has partitions", DEADLINE, move |_| own.any()).await?;
         suite.signal(victim, Signal::SIGTERM)?;
     }
     let what = format!("processor-{victim} has killed itself {point} (pass {pass})");
