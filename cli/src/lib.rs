@@ -7,6 +7,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod authority;
+pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod deployment;
 pub mod dlq;
@@ -27,7 +29,7 @@ pub mod topics;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use common::clock::Clock;
 use common::config::{EXIT_STATUS, Mistakes};
 
@@ -60,6 +62,8 @@ enum Command {
     Send(send::Args),
     /// Send many events, and measure how fast and how soon they are received
     Load(load::Args),
+    /// Say what is wrong with a deployment, and what mends it
+    Check(check::Args),
     /// Make the topics of a deployment, or check them
     #[command(subcommand)]
     Topics(topics::Command),
@@ -74,6 +78,10 @@ enum Command {
     /// Rotate secrets and keys: add, use, retire
     #[command(subcommand)]
     Rotate(rotate::Command),
+    /// Print a script that completes this command in a shell
+    Completions(completions::Completions),
+    /// Write the manual pages
+    Man(completions::Man),
     /// Ask a service whether it is ready, for the health checks of containers
     Health(health::Args),
     /// Receive what an HTTP sink sends, check its signatures and print it
@@ -119,6 +127,8 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
     // Files are read and written without a runtime.
     let command = match command {
         Command::Init(args) => return init::run(&args),
+        Command::Completions(args) => return completions::run(&args, Arguments::command()),
+        Command::Man(args) => return completions::man(&args, Arguments::command()),
         // It has threads of its own.
         Command::Load(args) => return load::run(&args),
         Command::Source(command) => return source::run(&command),
@@ -130,12 +140,18 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         match command {
             Command::Demo(args) => demo::run(&args).await,
             Command::Send(args) => send::run(&args).await,
+            Command::Check(args) => check::run(&args).await,
             Command::Topics(command) => topics::run(&command).await,
             Command::Dlq(command) => dlq::run(&command).await,
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
-            Command::Init(_) | Command::Load(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
+            Command::Init(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+            | Command::Load(_)
+            | Command::Source(_)
+            | Command::Rotate(_) => unreachable!("done above"),
         }
     });
     // What still blocks after that has nothing to say any more.
@@ -149,7 +165,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
     }
 }

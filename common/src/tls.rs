@@ -197,6 +197,17 @@ pub fn certificate_expiry(path: &Path) -> Result<u64, TlsError> {
     first(ends.collect::<Result<_, _>>()?).ok_or_else(wrong)
 }
 
+/// From when on all certificates of a PEM file are valid, Unix seconds.
+pub fn certificate_start(path: &Path) -> Result<u64, TlsError> {
+    let wrong = || TlsError::X509 { path: path.into(), item: "certificate" };
+    let mut start = 0;
+    for der in certificates(path)? {
+        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| wrong())?;
+        start = start.max(u64::try_from(certificate.validity().not_before.timestamp()).unwrap_or(0));
+    }
+    Ok(start)
+}
+
 /// When the first revocation list of a PEM file should have been replaced, Unix seconds; `None` if none says.
 pub fn revocation_expiry(path: &Path) -> Result<Option<u64>, TlsError> {
     let wrong = |_| TlsError::X509 { path: path.into(), item: "revocation list" };

@@ -50,11 +50,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use metrics::{ConnectionOutcome, HandshakeFailure, Limit, Outcome, VerificationFailure};
+pub use rate::exchange::ExchangeError;
 pub use scheme::Scheme;
 
 use edge::Edge;
 use metrics::EdgeMetrics;
 use publish::Publisher;
+use rate::exchange::Store;
 use server::Server;
 use settings::Settings;
 
@@ -144,6 +146,15 @@ impl Running {
 pub fn check(config: &Config) -> Result<(), Mistakes> {
     let clock = Clock::system();
     Settings::load(config, None, &EdgeMetrics::new(&Metrics::isolated(), &clock), &clock).map(drop)
+}
+
+/// What the clock of the Redis that nodes share a limit in says, Unix milliseconds, if one is configured.
+pub async fn shared_store_time(config: &Config) -> Result<Option<u64>, ExchangeError> {
+    // What is wrong with the files is told by `check`.
+    match Store::load(&config.rate, &mut Vec::new()) {
+        Some(store) => store.time_ms().await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Starts ingest as tasks of the group, and returns when it listens. Kafka need not be there yet: readiness tells. Only the

@@ -1,4 +1,4 @@
-//! The runbooks: every alert has a section in docs/runbooks.md, and no section is without its alert.
+//! The runbooks: every alert names its section in docs/runbooks.md, which is there, and no section is without its alert.
 
 use crate::{alerts, workspace};
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,22 @@ pub(crate) fn check() -> Result<()> {
     let (without, stale) = judge(&page, &rules);
     ensure!(without.is_empty(), "{PAGE} has no section for {without:?}");
     ensure!(stale.is_empty(), "{PAGE} has sections for alerts that don't exist: {stale:?}");
+    let unlinked = unlinked(&rules);
+    ensure!(
+        unlinked.is_empty(),
+        "these alerts lack the annotation `runbook: {PAGE}#<their name in lower case>`: {unlinked:?}"
+    );
     Ok(())
+}
+
+/// Alerts whose rule does not name their section.
+fn unlinked(rules: &str) -> Vec<&str> {
+    let rules = rules.split("- alert: ").skip(1).filter_map(|rule| Some((rule.lines().next()?, rule)));
+    let linked = |name: &str, rule: &str| {
+        let link = format!("runbook: {PAGE}#{}", name.to_lowercase());
+        rule.lines().any(|line| line.trim() == link)
+    };
+    rules.filter(|(name, rule)| !linked(name, rule)).map(|(name, _)| name).collect()
 }
 
 /// Alerts without a section, and sections without an alert.
@@ -39,5 +54,14 @@ mod tests {
         let page = "# Runbooks\n\n## Known\n\ntext\n\n## Gone\n";
         let rules = "rules:\n      - alert: Known\n        expr: x\n      - alert: New\n";
         assert_eq!(judge(page, rules), (vec!["New"], vec!["Gone"]));
+    }
+
+    #[test]
+    fn an_alert_that_does_not_name_its_section_is_found() {
+        let rule = |name: &str, link: &str| {
+            format!("      - alert: {name}\n        annotations:\n          runbook: {PAGE}#{link}\n")
+        };
+        let rules = rule("One", "one") + &rule("Two", "one") + "      - alert: Three\n";
+        assert_eq!(unlinked(&rules), ["Two", "Three"]);
     }
 }

@@ -65,7 +65,7 @@ return answer
 
 /// Why there was no exchange. The operator's fault, Redis's, or the network's.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ExchangeError {
+pub enum ExchangeError {
     /// No connection.
     #[error("cannot connect to redis: {0}")]
     Connect(#[from] std::io::Error),
@@ -141,6 +141,23 @@ impl Store {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let (connection, driver) = MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
         Ok((connection, Driver(Box::pin(driver))))
+    }
+
+    /// What Redis's clock says, Unix milliseconds, to someone who could run the exchange.
+    pub(crate) async fn time_ms(&self) -> Result<u64, ExchangeError> {
+        let asked = async {
+            let (connection, driver) = self.connect().await?;
+            let asking = async {
+                let mut session = Session::begin(connection).await?;
+                let (s, us): (u64, u64) = redis::cmd("TIME").query_async(&mut session.connection).await?;
+                Ok(s * 1000 + us / 1000)
+            };
+            tokio::select! {
+                answer = asking => answer,
+                () = driver.0 => Err(ExchangeError::Late),
+            }
+        };
+        timeout(CONNECT_DEADLINE, asked).await.unwrap_or(Err(ExchangeError::Late))
     }
 
     fn key(&self, key: &Key) -> String {
