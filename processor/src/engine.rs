@@ -303,7 +303,7 @@ impl<W: Work> Engine<W> {
             (Admit::Deliver, Inspected::Pass { .. }) => {
                 // Complete without an effect, so its permit goes the ordinary way.
                 taken[slot.lane] += 1;
-                partition.complete(offset);
+                partition.complete(offset, Outcome::Passed);
                 lane.count(Outcome::Passed);
             }
             (Admit::Deliver, Inspected::Run { item, .. }) => {
@@ -423,8 +423,8 @@ impl<W: Work> Engine<W> {
             && slot.epoch == place.epoch
         {
             slot.sending -= 1;
-            if let (Some(_), Ok(partition)) = (&outcome, &mut slot.partition) {
-                partition.complete(place.offset);
+            if let (Some(outcome), Ok(partition)) = (outcome, &mut slot.partition) {
+                partition.complete(place.offset, outcome);
                 if control::is(Control::PermitFreedOnAnswer) {
                     partition.snapshot();
                     taken[slot.lane] -= partition.committed();

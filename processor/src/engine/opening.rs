@@ -175,7 +175,8 @@ impl Work {
 fn partition(job: &Job, index: Index) -> Partition {
     let Assigned { at, base, .. } = &job.assigned;
     let progress = progress(&job.assigned, job.window).unwrap_or_else(|error| {
-        // Written by another version: what it says is lost, so these records are delivered again, as after a crash.
+        // Written by another version: what it says is lost, so these records are delivered again, as after a crash, and
+        // counting begins anew.
         tracing::error!(topic = %at.topic, partition = at.partition, %error, "progress above the committed offset is not known");
         Progress::restore((*base).clamp(0, BASE_MAX), "", job.window).expect("these and empty metadata are known")
     });

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use common::record::Reason;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -324,6 +325,22 @@ async fn a_run_of_an_earlier_ownership_completes_nothing() {
     bench.end(0, Some(Outcome::Delivered)).await;
     assert_eq!(bench.commit().base, 1);
     assert_eq!(bench.room(), PERMITS, "no permit is left with the earlier one");
+}
+
+#[tokio::test]
+async fn each_end_is_counted_in_the_commit_that_covers_it() {
+    let bench = Bench::new(0, 1024);
+    for offset in 0..4 {
+        bench.offer(offset, NOW_MS);
+    }
+    bench.end(1, Some(Outcome::Parked)).await;
+    bench.end(2, Some(Outcome::Dead(Reason::Refused))).await;
+    assert_eq!(bench.commit().metadata, "2:Bg:0p1R1");
+    bench.end(0, Some(Outcome::Delivered)).await;
+    bench.end(3, None).await;
+    bench.handler.passed(&bench.at, 6);
+    let commit = bench.commit();
+    assert_eq!((commit.base, commit.metadata.as_str()), (3, "2:Bg:0d1p1R1m2"));
 }
 
 #[tokio::test]
