@@ -504,13 +504,13 @@ impl<W: Work> Handler for EngineHandler<W> {
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
-            metrics::lost_to_retention(&engine.lanes[lane].sink, assigned.lost);
             state.epoch += 1;
             let epoch = state.epoch;
             let at = assigned.at.clone();
             let partition = match &engine.opener {
                 Some(opener) => {
-                    let closed = Commit { at: at.clone(), base: assigned.base, metadata: assigned.metadata.clone() };
+                    let closed =
+                        Commit { at: at.clone(), base: assigned.committed, metadata: assigned.metadata.clone() };
                     opener.open(opening::Job {
                         lane: engine.lanes[lane].clone(),
                         epoch,
@@ -521,7 +521,7 @@ impl<W: Work> Handler for EngineHandler<W> {
                     });
                     Err(closed)
                 }
-                None => match opening::progress(&assigned, engine.settings.window) {
+                None => match opening::progress(&engine.lanes[lane], &assigned, engine.settings.window) {
                     Ok(progress) => Ok(Partition::new(progress, None)),
                     Err(error) => return (engine.surroundings.die)(Doubt(format!("{at:?}: {error}"))),
                 },

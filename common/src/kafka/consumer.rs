@@ -58,12 +58,12 @@ pub struct TopicPartition {
 pub struct Assigned {
     /// Which.
     pub at: TopicPartition,
-    /// The committed offset, where reading begins.
-    pub base: i64,
+    /// The committed offset.
+    pub committed: i64,
     /// The metadata committed with it.
     pub metadata: String,
-    /// Records between the committed offset and the log's first that retention deleted: they are lost.
-    pub lost: u64,
+    /// Where reading begins: at the committed offset, or at the log's first if retention has taken that.
+    pub base: i64,
     /// The log's first offset.
     pub low: i64,
     /// The log's end.
