@@ -16,6 +16,7 @@ use open::{Key, Keyring, seal_jwe, seal_native};
 use processor::core::index::Index;
 use processor::core::progress::Progress;
 use processor::event::{Pointer, find};
+use processor::outcome::Outcome;
 
 /// One call after the other of a function under measurement.
 pub type Calls = Box<dyn FnMut()>;
@@ -145,7 +146,7 @@ fn progress() -> Calls {
     let mut offset = 0;
     Box::new(move || {
         progress.see(offset);
-        progress.complete(offset);
+        progress.complete(offset, Outcome::Delivered);
         offset += 1;
     })
 }
@@ -156,7 +157,7 @@ fn commit_metadata_full() -> Calls {
     (0..16_384).for_each(|offset| {
         progress.see(offset);
     });
-    (1..16_384).for_each(|offset| progress.complete(offset));
+    (1..16_384).for_each(|offset| progress.complete(offset, Outcome::Delivered));
     Box::new(move || drop(black_box(progress.metadata())))
 }
 

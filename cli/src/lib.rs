@@ -6,6 +6,7 @@
 //! It is a library too, so that tests run the [`demo`] and use the [`receiver`] without a process around them.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+pub mod audit;
 mod authority;
 pub mod check;
 pub mod completions;
@@ -70,6 +71,8 @@ enum Command {
     /// Look at dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Show from Kafka alone that no record is missing: what each group was given is complete, by outcome, or open
+    Audit(audit::Args),
     /// Put dead letters back, each once: to the sink that gave it up, or to the router that could not open it
     Redrive(redrive::Args),
     /// Change the sources of a deployment
@@ -143,6 +146,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Check(args) => check::run(&args).await,
             Command::Topics(command) => topics::run(&command).await,
             Command::Dlq(command) => dlq::run(&command).await,
+            Command::Audit(args) => audit::run(&args).await,
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,

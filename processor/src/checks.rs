@@ -8,6 +8,7 @@ use common::kafka::consumer::scanner::Scanner;
 use common::kafka::consumer::{ReadError, TopicPartition, beyond_the_end, committed, start_anew};
 
 use crate::config::{Config, SinkKind};
+use crate::core::progress::metadata_bytes_max;
 use crate::topics::{Finding, check, check_output, specs};
 
 /// Why the brokers could not be asked. The operator's fault, or the network's.
@@ -117,8 +118,7 @@ pub fn offsets(group: &str, topic: &str, stored: &[Option<i64>], ends: &[i64]) -
 /// Whether brokers that take so many bytes of commit metadata take what a full progress window needs.
 pub fn metadata_bytes(found: Option<&str>, window: u32) -> Option<Finding> {
     let found: u64 = found?.parse().ok()?;
-    // Two bytes, and the window's bits in base64.
-    let needed = 2 + u64::from(window.div_ceil(8)).saturating_mul(8).div_ceil(6);
+    let needed = metadata_bytes_max(window) as u64;
     (found < needed).then(|| Finding {
         topic: "__consumer_offsets".to_owned(),
         wrong: format!("offset.metadata.max.bytes is {found} where group.window = {window} needs {needed}"),
@@ -189,25 +189,12 @@ mod tests {
 
     #[test]
     fn the_commit_metadata_must_fit_a_full_window() {
-        assert_eq!(metadata_bytes(Some("4096"), 16_384), None);
-        assert_eq!(metadata_bytes(Some("2733"), 16_384), None);
-        assert!(metadata_bytes(Some("2732"), 16_384).is_some_and(|finding| finding.wrong.contains("needs 2733")));
-        assert_eq!(metadata_bytes(Some("2732"), 16_320), None);
+        let bytes = |bytes: usize| metadata_bytes(Some(&bytes.to_string()), 16_384);
+        assert_eq!((metadata_bytes(Some("4096"), 16_384), bytes(metadata_bytes_max(16_384))), (None, None));
+        let needed = format!("needs {}", metadata_bytes_max(16_384));
+        assert!(bytes(metadata_bytes_max(16_384) - 1).is_some_and(|finding| finding.wrong.contains(&needed)));
+        assert_eq!(metadata_bytes(Some(&(metadata_bytes_max(16_384) - 1).to_string()), 16_320), None);
         assert_eq!(metadata_bytes(None, 16_384), None, "it may not be readable");
-    }
-
-    /// The formula is that of the metadata which is really written.
-    #[test]
-    fn a_full_window_needs_what_the_formula_says() {
-        use crate::core::progress::Progress;
-        let mut progress = Progress::restore(0, "", 16_384).expect("an empty one");
-        (0..16_384).for_each(|offset| {
-            progress.see(offset);
-        });
-        (1..16_384).for_each(|offset| progress.complete(offset));
-        let bytes = progress.metadata().len().to_string();
-        assert_eq!(metadata_bytes(Some(&bytes), 16_384), None);
-        assert!(metadata_bytes(Some(&(bytes.parse::<u64>().expect("a number") - 1).to_string()), 16_384).is_some());
     }
 
     #[test]

@@ -16,3 +16,4 @@ pub mod partition;
 pub mod progress;
 pub mod schedule;
 pub mod table;
+pub mod tally;

@@ -303,7 +303,7 @@ impl<W: Work> Engine<W> {
             (Admit::Deliver, Inspected::Pass { .. }) => {
                 // Complete without an effect, so its permit goes the ordinary way.
                 taken[slot.lane] += 1;
-                partition.complete(offset);
+                partition.complete(offset, Outcome::Passed);
                 lane.count(Outcome::Passed);
             }
             (Admit::Deliver, Inspected::Run { item, .. }) => {
@@ -423,8 +423,8 @@ impl<W: Work> Engine<W> {
             && slot.epoch == place.epoch
         {
             slot.sending -= 1;
-            if let (Some(_), Ok(partition)) = (&outcome, &mut slot.partition) {
-                partition.complete(place.offset);
+            if let (Some(outcome), Ok(partition)) = (outcome, &mut slot.partition) {
+                partition.complete(place.offset, outcome);
                 if control::is(Control::PermitFreedOnAnswer) {
                     partition.snapshot();
                     taken[slot.lane] -= partition.committed();
@@ -504,13 +504,13 @@ impl<W: Work> Handler for EngineHandler<W> {
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
-            metrics::lost_to_retention(&engine.lanes[lane].sink, assigned.lost);
             state.epoch += 1;
             let epoch = state.epoch;
             let at = assigned.at.clone();
             let partition = match &engine.opener {
                 Some(opener) => {
-                    let closed = Commit { at: at.clone(), base: assigned.base, metadata: assigned.metadata.clone() };
+                    let closed =
+                        Commit { at: at.clone(), base: assigned.committed, metadata: assigned.metadata.clone() };
                     opener.open(opening::Job {
                         lane: engine.lanes[lane].clone(),
                         epoch,
@@ -521,7 +521,7 @@ impl<W: Work> Handler for EngineHandler<W> {
                     });
                     Err(closed)
                 }
-                None => match opening::progress(&assigned, engine.settings.window) {
+                None => match opening::progress(&engine.lanes[lane], &assigned, engine.settings.window) {
                     Ok(progress) => Ok(Partition::new(progress, None)),
                     Err(error) => return (engine.surroundings.die)(Doubt(format!("{at:?}: {error}"))),
                 },

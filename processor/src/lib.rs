@@ -7,6 +7,7 @@
 //!             dead ◀─────────────────── retry.<sink>.<delay>
 //! ```
 
+pub mod audit;
 pub mod checks;
 pub mod config;
 mod control;

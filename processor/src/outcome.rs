@@ -23,6 +23,12 @@ impl Outcome {
     /// How many different ends there are, reasons told apart.
     pub(crate) const KINDS: usize = 5 + Reason::ALL.len();
 
+    /// Each of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let simple = [Self::Routed, Self::Delivered, Self::Repeat, Self::Parked, Self::Passed];
+        simple.into_iter().chain(Reason::ALL.iter().map(|reason| Self::Dead(*reason)))
+    }
+
     /// Its number among them.
     pub(crate) fn kind(self) -> usize {
         match self {

@@ -17,6 +17,7 @@ use common::kafka::producer::{Outgoing, Producer, ProducerSettings};
 use common::shutdown::Group;
 use common::tls;
 use common::topics::{Group as ConsumerGroup, Topic};
+use processor::audit::{Audit, audit};
 use sender::{Config, Sender};
 use tempfile::TempDir;
 
@@ -419,6 +420,8 @@ impl Stack {
     /// Waits until everything is committed, stops every process, and balances the books.
     pub(crate) async fn finish(mut self) -> Result<()> {
         self.settled().await?;
+        let audit = self.audit().await?;
+        anyhow::ensure!(audit.holds(), "the audit does not hold: {audit:?}");
         for node in self.ingests.iter_mut().chain(&mut self.processors) {
             if node.is_running() {
                 node.stop().await?;
@@ -466,6 +469,12 @@ impl Stack {
         let outputs = self.plan.sinks.iter().filter(|sink| matches!(sink.kind, SinkKind::Kafka { .. }));
         let topics: Vec<_> = pipeline.chain(outputs.map(|sink| self.output_topic(sink.name))).collect();
         Ok(Admin::new(&self.kafka)?.delete(&topics).await?)
+    }
+
+    /// What `sealstream audit` finds now.
+    pub async fn audit(&self) -> Result<Audit> {
+        let config = processor::config::Config { kafka: self.kafka.clone(), ..self.config().clone() };
+        Ok(audit(&config).await?)
     }
 
     /// Balances the books as they are now. What is not committed yet is missing there.

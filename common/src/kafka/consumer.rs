@@ -37,7 +37,9 @@ use super::client::{ClientError, KafkaConfig};
 use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
-pub use offsets::{beyond_the_end, commit_first, committed, start_anew};
+pub use offsets::{
+    Edge, beyond_the_end, commit_first, commit_from_outside, committed, committed_in, log_edges, start_anew,
+};
 pub use ownerless::ownerless;
 pub use reader::{ReadError, Reader};
 
@@ -58,12 +60,12 @@ pub struct TopicPartition {
 pub struct Assigned {
     /// Which.
     pub at: TopicPartition,
-    /// The committed offset, where reading begins.
-    pub base: i64,
+    /// The committed offset.
+    pub committed: i64,
     /// The metadata committed with it.
     pub metadata: String,
-    /// Records between the committed offset and the log's first that retention deleted: they are lost.
-    pub lost: u64,
+    /// Where reading begins: at the committed offset, or at the log's first if retention has taken that.
+    pub base: i64,
     /// The log's first offset.
     pub low: i64,
     /// The log's end.
@@ -271,11 +273,13 @@ pub struct Doubt(pub String);
 /// Ends the process: never returns in a product, may record in a test.
 pub type Die = Arc<dyn Fn(Doubt) + Send + Sync>;
 
+/// The library wants a name even from those that are in no group.
+const NO_GROUP: &str = "sealstream-reader";
+
 /// A client that reads outside of any group.
 fn groupless(kafka: &KafkaConfig) -> Result<ClientConfig, ClientError> {
     let mut config = kafka.settings()?;
-    // The library wants a name even from those that are in no group.
-    config.set("group.id", "sealstream-reader");
+    config.set("group.id", NO_GROUP);
     reading(&mut config);
     Ok(config)
 }

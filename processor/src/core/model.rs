@@ -8,7 +8,7 @@
 //! * The verdict on a record is a function of its log alone, whatever crashed, moved or was wiped.
 //! * Each record that is to be delivered ends at least once: at the sink, in a retry lane, or in `dead`; a repeat never.
 //! * What is complete in a stored commit never has another effect. A crash can repeat at most the permits held.
-//! * What is committed says exactly what is complete, in 4096 bytes, and permits come back.
+//! * What is committed says exactly what is complete, and how each offset became so, in 4096 bytes; permits come back.
 //! * A process that was stopped for a session starts no send.
 //!
 //! Each [`Broken`] rule is a control: the same machine with one wire crossed, and it must be caught.
@@ -55,6 +55,19 @@ enum Broken {
     IndexNotAhead,
     /// Where the committed offset has no record, the window is taken from now and not from the next record.
     WindowFromNextRecord,
+    /// A record is counted when it is handed over.
+    CountAtCompletion,
+    /// A record that was complete before a restart is counted again when it is read again.
+    CountOnce,
+    /// What is stored with a commit are the counts of when it is answered.
+    CountWithSnapshot,
+}
+
+impl Broken {
+    /// Whether what is committed still says what is complete.
+    fn keeps_commits(self) -> bool {
+        !matches!(self, Self::CommitLowest | Self::Bitmap)
+    }
 }
 
 fn run(steps: &[Step], broken: Broken) -> Result<(), String> {
@@ -158,4 +171,19 @@ fn caught_index_far_ahead() {
 #[test]
 fn caught_window_from_now_at_a_gap() {
     caught(Broken::WindowFromNextRecord, "the verdict");
+}
+
+#[test]
+fn caught_counting_at_dispatch() {
+    caught(Broken::CountAtCompletion, "the counts");
+}
+
+#[test]
+fn caught_counting_a_replay_again() {
+    caught(Broken::CountOnce, "the counts");
+}
+
+#[test]
+fn caught_counts_that_are_not_the_snapshots() {
+    caught(Broken::CountWithSnapshot, "the counts");
 }

@@ -7,7 +7,9 @@ use common::id::KeyedId;
 
 use super::index::{Entry, Index, Verdict};
 use super::progress::{Progress, Seen};
+use super::tally::Tally;
 use crate::control::{self, Control};
+use crate::outcome::Outcome;
 
 /// What a record is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,17 @@ impl Partition {
         self.open + self.uncovered
     }
 
+    /// How what is complete became so.
+    pub fn tally(&self) -> &Tally {
+        self.progress.tally()
+    }
+
+    /// The tally, for controls that count wrongly.
+    #[cfg(test)]
+    pub(super) fn tally_mut(&mut self) -> &mut Tally {
+        self.progress.tally_mut()
+    }
+
     /// The index.
     pub fn index(&self) -> Option<&Index> {
         self.index.as_ref()
@@ -122,13 +135,13 @@ impl Partition {
         match (seen, verdict) {
             (Seen::Before | Seen::TooFar, _) => Admit::Skip,
             (Seen::New, Verdict::Repeat) => {
-                self.progress.complete(offset);
+                self.progress.complete(offset, Outcome::Repeat);
                 Admit::Repeat
             }
             (Seen::New, Verdict::Deliver) => {
                 self.open += 1;
                 if control::is(Control::CompleteOnReceive) {
-                    self.complete(offset);
+                    self.complete(offset, Outcome::Delivered);
                 }
                 Admit::Deliver
             }
@@ -144,11 +157,11 @@ impl Partition {
     }
 
     /// The effect of an admitted record is durable elsewhere.
-    pub fn complete(&mut self, offset: i64) {
+    pub fn complete(&mut self, offset: i64, outcome: Outcome) {
         if control::is(Control::CompleteOnReceive) && self.progress.is_complete(offset) {
             return;
         }
-        self.progress.complete(offset);
+        self.progress.complete(offset, outcome);
         self.open -= 1;
         self.uncovered += 1;
     }
@@ -196,11 +209,11 @@ mod tests {
         assert_eq!(admit(&mut partition, 1, 2), Admit::Deliver);
         assert_eq!(admit(&mut partition, 2, 1), Admit::Repeat);
         assert_eq!(partition.permits(), 2, "a repeat takes none");
-        partition.complete(1);
+        partition.complete(1, Outcome::Delivered);
         assert_eq!(partition.permits(), 2, "completion frees nothing");
         let snapshot = partition.snapshot();
         assert_eq!(snapshot.base, 0);
-        partition.complete(0);
+        partition.complete(0, Outcome::Delivered);
         assert_eq!(partition.committed(), 1, "only what the commit covers");
         assert_eq!(partition.permits(), 1);
         assert_eq!(partition.snapshot().base, 3);
@@ -212,7 +225,7 @@ mod tests {
     fn a_failed_commit_frees_nothing_and_the_next_one_all() {
         let mut partition = partition(0);
         admit(&mut partition, 0, 1);
-        partition.complete(0);
+        partition.complete(0, Outcome::Delivered);
         partition.snapshot();
         partition.snapshot();
         assert_eq!(partition.committed(), 1);

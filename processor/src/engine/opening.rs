@@ -29,6 +29,7 @@ use super::throttle::Throttle;
 use crate::core::index::Index;
 use crate::core::partition::{DedupKey, Partition};
 use crate::core::progress::{BASE_MAX, MetadataError, Progress};
+use crate::metrics;
 use crate::store::{Place, Store};
 
 /// How often a thread that waits looks whether its partitions are still wanted.
@@ -135,9 +136,11 @@ impl Opener {
     }
 }
 
-/// Progress from what was committed.
-pub(super) fn progress(assigned: &Assigned, window: u32) -> Result<Progress, MetadataError> {
-    Progress::restore(assigned.base, &assigned.metadata, window)
+/// Progress from what was committed. What retention took since then is lost, and counted.
+pub(super) fn progress(lane: &Lane, assigned: &Assigned, window: u32) -> Result<Progress, MetadataError> {
+    let mut progress = Progress::restore(assigned.committed, &assigned.metadata, window)?;
+    metrics::lost_to_retention(&lane.sink, progress.expire(assigned.base));
+    Ok(progress)
 }
 
 /// The opener's thread.
@@ -174,8 +177,9 @@ impl Work {
 /// A partition that can be admitted from.
 fn partition(job: &Job, index: Index) -> Partition {
     let Assigned { at, base, .. } = &job.assigned;
-    let progress = progress(&job.assigned, job.window).unwrap_or_else(|error| {
-        // Written by another version: what it says is lost, so these records are delivered again, as after a crash.
+    let progress = progress(&job.lane, &job.assigned, job.window).unwrap_or_else(|error| {
+        // Written by another version: what it says is lost, so these records are delivered again, as after a crash, and
+        // counting begins anew.
         tracing::error!(topic = %at.topic, partition = at.partition, %error, "progress above the committed offset is not known");
         Progress::restore((*base).clamp(0, BASE_MAX), "", job.window).expect("these and empty metadata are known")
     });

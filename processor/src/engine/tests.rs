@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use common::record::Reason;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -89,9 +90,13 @@ impl Bench {
     }
 
     fn assign(&self, base: i64, metadata: &str) {
-        let assigned =
-            Assigned { at: self.at.clone(), base, metadata: metadata.to_owned(), lost: 0, low: 0, high: i64::MAX };
-        self.handler.assigned(vec![assigned]);
+        self.assign_after_retention(base, metadata, base);
+    }
+
+    /// What was committed, and where the log begins.
+    fn assign_after_retention(&self, committed: i64, metadata: &str, low: i64) {
+        let (at, metadata) = (self.at.clone(), metadata.to_owned());
+        self.handler.assigned(vec![Assigned { at, committed, metadata, base: low, low, high: i64::MAX }]);
     }
 
     /// A commit that is acknowledged: what it said.
@@ -324,6 +329,37 @@ async fn a_run_of_an_earlier_ownership_completes_nothing() {
     bench.end(0, Some(Outcome::Delivered)).await;
     assert_eq!(bench.commit().base, 1);
     assert_eq!(bench.room(), PERMITS, "no permit is left with the earlier one");
+}
+
+#[tokio::test]
+async fn each_end_is_counted_in_the_commit_that_covers_it() {
+    let bench = Bench::new(0, 1024);
+    for offset in 0..4 {
+        bench.offer(offset, NOW_MS);
+    }
+    bench.end(1, Some(Outcome::Parked)).await;
+    bench.end(2, Some(Outcome::Dead(Reason::Refused))).await;
+    assert_eq!(bench.commit().metadata, "2:Bg:0p1R1");
+    bench.end(0, Some(Outcome::Delivered)).await;
+    bench.end(3, None).await;
+    bench.handler.passed(&bench.at, 6);
+    let commit = bench.commit();
+    assert_eq!((commit.base, commit.metadata.as_str()), (3, "2:Bg:0d1p1R1m2"));
+}
+
+#[tokio::test]
+async fn what_retention_took_moves_nothing_that_is_complete() {
+    let bench = Bench::new(0, 1024);
+    bench.handler.revoked(std::slice::from_ref(&bench.at));
+    // 11 and 13 were complete, and 10 was not; the log begins at 12.
+    bench.assign_after_retention(10, "2:Cg:10d2", 12);
+    let commit = bench.commit();
+    assert_eq!((commit.base, commit.metadata.as_str()), (12, "2:Ag:10d2x1"));
+    assert_eq!((bench.offer(12, NOW_MS), bench.offer(13, NOW_MS)), (More::Yes, More::Yes));
+    bench.end(12, Some(Outcome::Delivered)).await;
+    assert_eq!(*bench.work.started.lock(), [12], "13 was complete before");
+    let commit = bench.commit();
+    assert_eq!((commit.base, commit.metadata.as_str()), (14, "2::10d3x1"));
 }
 
 #[tokio::test]

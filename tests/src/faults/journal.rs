@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use processor::core::progress::{Progress, WINDOW_MAX};
 
 /// The keyed id of an event: what its `webhook-id` says.
 pub type EventId = u128;
@@ -173,7 +174,12 @@ impl Journals {
             }
             "C" => {
                 let base = place()?;
-                let bits = match words.next()?.strip_prefix("1:") {
+                let metadata = words.next()?;
+                if metadata != "-" {
+                    let says = Progress::restore(base.offset, metadata, WINDOW_MAX)?;
+                    ensure!(says.is_balanced(), "a commit counts what is not complete: {line}");
+                }
+                let bits = match metadata.strip_prefix("2:").and_then(|rest| rest.split(':').next()) {
                     Some(bits) => BASE64URL_NOPAD.decode(bits.as_bytes())?,
                     None => Vec::new(),
                 };
@@ -233,7 +239,7 @@ mod tests {
             answer: Answer::Ok,
         };
         assert_eq!(whats, [What::Started(place), answered], "half a line is left for later");
-        let more = "in x.events 3 10\nC 6 main x.events 3 10 1:Ag\nB 7 78\nC 8 main x.events 3 11 -\n";
+        let more = "in x.events 3 10\nC 6 main x.events 3 10 2:Ag:9d2\nB 7 78\nC 8 main x.events 3 11 -\n";
         let before = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, before + more).unwrap();
         let journal = journals.read().unwrap();

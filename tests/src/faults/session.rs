@@ -10,6 +10,7 @@ use super::injections::Fault;
 use super::recreation;
 use super::sending::{SendPlan, Sending};
 use super::suite::{DEADLINE, Suite};
+use crate::wait::until;
 
 /// How often a session says how far it is.
 const EVERY: Duration = Duration::from_secs(30);
@@ -101,6 +102,9 @@ pub async fn run(suite: &mut Suite, fault: Fault, amount: Amount, mut say: impl 
     };
     suite.next = next;
     suite.settled().await?;
+    // An audit that fails is one that Kafka did not answer.
+    let audit = until("the brokers answer an audit", DEADLINE, async || Ok(suite.stack.audit().await.ok())).await?;
+    anyhow::ensure!(audit.holds(), "the audit does not hold: {audit:?}");
     let mut history = suite.history(first).await?;
     history.cut_off = fault.cuts_off();
     let findings = tokio::task::spawn_blocking(move || check(&history)).await?;

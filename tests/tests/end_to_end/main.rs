@@ -3,6 +3,7 @@
 //! Each test has its own topics, and its books must balance at its end. See the crate `tests` for the harness.
 
 mod alerts;
+mod audit;
 mod check;
 mod cold;
 mod consumer;

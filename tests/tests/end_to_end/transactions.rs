@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use common::envelope::Format;
 use common::record::{Reason, Retry};
 use common::topics::Topic;
+use processor::audit::{GroupAccount, count};
+use processor::outcome::Outcome;
 use tests::broker::OwnBroker;
 use tests::load::{Load, LoadPlan};
 use tests::plan::Plan;
@@ -123,6 +125,10 @@ async fn killed_again_and_again_a_reader_of_committed_records_sees_each_event_on
 
         let (total, all) = (committed.values().sum::<usize>(), seen(stack, Isolation::Uncommitted).await?);
         let uncommitted = all.values().sum::<usize>();
+        // The counts are part of the transactions, too.
+        let audit = stack.audit().await?;
+        let delivered = |group: &GroupAccount| count(&group.partitions, Outcome::Delivered);
+        assert_eq!(audit.groups.iter().map(delivered).sum::<u64>(), total as u64, "{audit:?}");
         eprintln!("{KILLS} kills: {acked} events, {total} records committed, {uncommitted} written");
         assert!(
             uncommitted > total,

@@ -1,14 +1,15 @@
 //! A group's offsets, looked at or made from outside of it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 
 use super::reader::{ReadError, ReaderContext, kafka_error};
-use super::{CALL_DEADLINE, TopicPartition};
+use super::{CALL_DEADLINE, Commit, NO_GROUP, TopicPartition, commit_list};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
 /// The offsets that a group has committed, `None` where it has none. Blocks.
@@ -20,13 +21,78 @@ pub fn committed(
     topic: &str,
     partitions: i32,
 ) -> Result<Vec<(Option<i64>, String)>, ReadError> {
+    committed_in(kafka, group, &[topic], partitions)
+}
+
+/// The same for several topics with so many partitions each, one after the other. One question for all. Blocks.
+pub fn committed_in(
+    kafka: &KafkaConfig,
+    group: &str,
+    topics: &[&str],
+    partitions: i32,
+) -> Result<Vec<(Option<i64>, String)>, ReadError> {
     let consumer = offsets_client(kafka, group)?;
     let mut list = TopicPartitionList::new();
-    list.add_partition_range(topic, 0, partitions - 1);
+    topics.iter().for_each(|topic| list.add_partition_range(topic, 0, partitions - 1));
     let found = with_coordinator(|| consumer.committed_offsets(list.clone(), CALL_DEADLINE));
-    let found = found.map_err(|source| kafka_error(topic, -1, source))?;
-    let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
-    Ok(found.elements().iter().map(|element| (offset(element.offset()), element.metadata().to_owned())).collect())
+    let found = found.map_err(|source| kafka_error(&topics.join(", "), -1, source))?;
+    let stored = |element: &TopicPartitionListElem<'_>| {
+        let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+        Ok((offset, element.metadata().to_owned()))
+    };
+    in_order(&found, topics, partitions, stored)
+}
+
+/// What a list says of each partition of several topics, one after the other.
+fn in_order<T>(
+    list: &TopicPartitionList,
+    topics: &[&str],
+    partitions: i32,
+    said: impl Fn(&TopicPartitionListElem<'_>) -> Result<T, KafkaError>,
+) -> Result<Vec<T>, ReadError> {
+    let elements = list.elements().into_iter();
+    let elements: HashMap<_, _> =
+        elements.map(|element| ((element.topic().to_owned(), element.partition()), element)).collect();
+    let places = topics.iter().flat_map(|topic| (0..partitions).map(move |partition| (*topic, partition)));
+    let of = |(topic, partition): (&str, i32)| {
+        let element = elements.get(&(topic.to_owned(), partition));
+        let said = element.map_or(Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition)), &said);
+        said.map_err(|source| kafka_error(topic, partition, source))
+    };
+    places.map(of).collect()
+}
+
+/// An end of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Its first offset.
+    First,
+    /// One past its last offset, whether or not a transaction is open there.
+    End,
+}
+
+/// An edge of the log of each partition of several topics, one after the other. One question for all. Blocks.
+pub fn log_edges(kafka: &KafkaConfig, topics: &[&str], partitions: i32, edge: Edge) -> Result<Vec<i64>, ReadError> {
+    let consumer = offsets_client(kafka, NO_GROUP)?;
+    let error = |topic: &str, source| kafka_error(topic, -1, source);
+    let place = match edge {
+        Edge::First => Offset::Beginning,
+        Edge::End => Offset::End,
+    };
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in topics.iter().flat_map(|topic| (0..partitions).map(move |partition| (*topic, partition)))
+    {
+        list.add_partition_offset(topic, partition, place).map_err(|source| error(topic, source))?;
+    }
+    let found = consumer.offsets_for_times(list, CALL_DEADLINE).map_err(|source| error(&topics.join(", "), source))?;
+    let offset = |element: &TopicPartitionListElem<'_>| {
+        element.error()?;
+        match element.offset() {
+            Offset::Offset(offset) => Ok(offset),
+            _ => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset)),
+        }
+    };
+    in_order(&found, topics, partitions, offset)
 }
 
 /// Commits the first offsets of a group: for every partition of `topic` in which it has none. Answers how many. Blocks.
@@ -35,17 +101,28 @@ pub fn committed(
 pub fn commit_first(kafka: &KafkaConfig, group: &str, topic: &str, partitions: i32) -> Result<usize, ReadError> {
     let stored = committed(kafka, group, topic, partitions)?;
     let consumer = offsets_client(kafka, group)?;
-    let mut list = TopicPartitionList::new();
+    let mut commits = Vec::new();
     for (partition, _) in (0..partitions).zip(stored).filter(|(_, (offset, _))| offset.is_none()) {
-        let error = |source| kafka_error(topic, partition, source);
-        let low = first_offset(&consumer, topic, partition).map_err(error)?;
-        list.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(error)?;
+        let low = first_offset(&consumer, topic, partition).map_err(|source| kafka_error(topic, partition, source))?;
+        let at = TopicPartition { topic: topic.into(), partition };
+        commits.push(Commit { at, base: low, metadata: String::new() });
     }
-    if list.count() > 0 {
-        with_coordinator(|| consumer.commit(&list, CommitMode::Sync))
-            .map_err(|source| kafka_error(topic, -1, source))?;
+    commit(&consumer, &commits).map_err(|source| kafka_error(topic, -1, source))?;
+    Ok(commits.len())
+}
+
+/// Commits offsets for a group that has no members: the brokers refuse them otherwise. Blocks.
+pub fn commit_from_outside(kafka: &KafkaConfig, group: &str, commits: &[Commit]) -> Result<(), ReadError> {
+    let topic = commits.first().map_or("no topic", |commit| &*commit.at.topic);
+    commit(&offsets_client(kafka, group)?, commits).map_err(|source| kafka_error(topic, -1, source))
+}
+
+fn commit(consumer: &BaseConsumer<ReaderContext>, commits: &[Commit]) -> Result<(), KafkaError> {
+    if commits.is_empty() {
+        return Ok(());
     }
-    Ok(list.count())
+    let list = commit_list(commits)?;
+    with_coordinator(|| consumer.commit(&list, CommitMode::Sync))
 }
 
 /// Calls again while the group's coordinator moves, or is made: the first group of a new cluster waits for its topic.
@@ -96,7 +173,8 @@ pub(super) fn offsets_client(kafka: &KafkaConfig, group: &str) -> Result<BaseCon
     let mut config = kafka.settings()?;
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
-    // Else the broker tells no offset while a newer one is in an open transaction, such as a dead producer leaves behind.
+    // Else the broker tells no offset while a newer one is in an open transaction, such as a dead producer leaves behind, and a
+    // log's end is where the first open transaction begins.
     config.set("isolation.level", "read_uncommitted");
     Ok(config.create_with_context(ReaderContext)?)
 }

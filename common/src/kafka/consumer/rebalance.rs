@@ -87,8 +87,8 @@ impl Shared {
             if let Err(error) = element.error() {
                 return Err(format!("committed offset of {at:?}: {error}"));
             }
-            let base = match element.offset() {
-                Offset::Offset(base) => base,
+            let committed = match element.offset() {
+                Offset::Offset(committed) => committed,
                 _ if self.settings.embedded => low,
                 _ => {
                     return Err(format!(
@@ -98,17 +98,16 @@ impl Shared {
                     ));
                 }
             };
-            if base > high {
-                return Err(beyond_the_end(&self.settings.group, &at, base, high));
+            if committed > high {
+                return Err(beyond_the_end(&self.settings.group, &at, committed, high));
             }
-            let lost = u64::try_from(low - base).unwrap_or(0);
-            if lost > 0 {
+            if committed < low {
                 // Nothing can bring these back. Go on with what is there, and say so.
-                tracing::error!(group = %self.settings.group, topic = %at.topic, partition = at.partition, committed = base, low,
+                tracing::error!(group = %self.settings.group, topic = %at.topic, partition = at.partition, committed, low,
                     "records were lost to retention before they were read");
             }
             let metadata = element.metadata().to_owned();
-            assigned.push(Assigned { base: base.max(low), metadata, lost, low, high, at });
+            assigned.push(Assigned { committed, metadata, base: committed.max(low), low, high, at });
         }
         Ok(assigned)
     }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::Broken;
 use super::log::{Log, WINDOW_MS};
 use super::steps::LANES;
-use super::{Broken, world::Check};
+use super::world::{Check, ensure};
 use crate::core::index::{Entry, Index};
 use crate::core::lease::Lease;
 use crate::core::partition::Partition;
 use crate::core::progress::Progress;
+use crate::core::tally::Completion;
+use crate::outcome::Outcome;
 
 pub(super) const SESSION_MS: u64 = 900;
 const DISPATCH_MS: u64 = 200;
@@ -20,12 +23,37 @@ pub(super) const PROGRESS_WINDOW: u32 = 64;
 /// Entries of a batch of the cache.
 const BATCH_ENTRIES: usize = 4;
 
-/// What was committed for a partition, and what was complete then.
+/// What was committed for a partition, and what was complete then, and how.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stored {
     pub(super) base: i64,
     pub(super) metadata: String,
-    pub(super) complete: BTreeSet<i64>,
+    pub(super) complete: BTreeMap<i64, Outcome>,
+}
+
+impl Stored {
+    /// A commit says exactly what is complete, and how each offset became so.
+    pub(super) fn check(&self, at: usize, log: &Log) -> Check {
+        ensure(self.metadata.len() <= 4096, || format!("{} bytes of metadata", self.metadata.len()))?;
+        let restored =
+            Progress::restore(self.base, &self.metadata, PROGRESS_WINDOW).map_err(|error| error.to_string())?;
+        for record in &log.records {
+            let (says, is) = (restored.is_complete(record.offset), self.complete.contains_key(&record.offset));
+            ensure(says == is, || format!("the commit of {at} says {says} of {record:?}"))?;
+        }
+        let tally = restored.tally();
+        ensure(restored.is_balanced(), || {
+            format!("the counts of {at} are {tally:?} where {} are complete", restored.completed())
+        })?;
+        // The rest of a right sum are the offsets without records.
+        for completion in Completion::all().filter(|completion| *completion != Completion::Marker) {
+            let is = self.complete.values().filter(|outcome| Completion::from(**outcome) == completion).count() as u64;
+            ensure(tally.of(completion) == is, || {
+                format!("the counts of {at} are {tally:?}, and {is} {completion:?}")
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// A run that has not ended.
@@ -34,7 +62,7 @@ pub(super) enum Run {
     /// No effect was tried.
     Waiting,
     /// Its effect is there, and the answer is under way.
-    Unanswered,
+    Unanswered(Outcome),
 }
 
 /// An owned partition.
@@ -43,8 +71,8 @@ pub(super) struct Slot {
     /// What the client hands out next.
     pub(super) read: i64,
     pub(super) runs: BTreeMap<i64, Run>,
-    /// What is complete.
-    pub(super) complete: BTreeSet<i64>,
+    /// What is complete, and how.
+    pub(super) complete: BTreeMap<i64, Outcome>,
     /// What ended while it was owned.
     pub(super) effects: BTreeSet<i64>,
     batch: Batch,
@@ -52,9 +80,13 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Completes an offset.
-    pub(super) fn complete(&mut self, offset: i64) {
-        self.partition.complete(offset);
-        self.complete.insert(offset);
+    pub(super) fn complete(&mut self, offset: i64, outcome: Outcome, broken: Broken) {
+        self.partition.complete(offset, outcome);
+        self.complete.insert(offset, outcome);
+        if broken == Broken::CountAtCompletion {
+            // It was counted before.
+            self.partition.tally_mut().take_one(outcome.into());
+        }
     }
 
     /// Below this all is complete.
@@ -114,6 +146,9 @@ impl Node {
     /// Opens a partition.
     pub(super) fn open(&mut self, at: usize, log: &Log, stored: &Stored, now_ms: u64, broken: Broken) -> Check {
         let base = stored.base;
+        if broken.keeps_commits() {
+            stored.check(at, log)?;
+        }
         let progress = Progress::restore(base, &stored.metadata, PROGRESS_WINDOW).map_err(|error| error.to_string())?;
         let first = log.from(base).next();
         let first = first.filter(|first| broken != Broken::WindowFromNextRecord || first.offset == base);

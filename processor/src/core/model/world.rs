@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use common::record::Reason;
+
 use super::Broken;
 use super::log::{DELAYS, Log, Park, Record, WINDOW_MS, What, keyed_id, park_key};
 use super::node::{Node, PROGRESS_WINDOW, Run, SESSION_MS, Stored};
 use super::steps::{Answer, How, LANES, NODES, PARTITIONS, Step};
 use crate::core::partition::{Admit, DedupKey};
-use crate::core::progress::Progress;
 use crate::core::schedule::{self, Next, Schedule};
+use crate::core::tally::Tally;
+use crate::outcome::Outcome;
 
 /// What a step found.
 pub(super) type Check = Result<(), String>;
@@ -38,8 +41,15 @@ pub(super) struct World {
     nodes: Vec<Node>,
 }
 
-fn ensure(holds: bool, why: impl FnOnce() -> String) -> Check {
+pub(super) fn ensure(holds: bool, why: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(why()) }
+}
+
+/// Metadata with another tally.
+fn with_tally(metadata: &str, tally: &Tally) -> String {
+    let mut text = format!("2:{}:", metadata.split(':').nth(1).unwrap_or_default());
+    tally.write(&mut text);
+    text
 }
 
 /// What is known of a record when it is parked.
@@ -207,14 +217,17 @@ impl World {
                 return Ok(false);
             }
             Admit::Skip => {
-                ensure(!fresh || slot.complete.contains(&offset), || format!("lost: {at} {offset} was skipped"))?;
+                ensure(!fresh || slot.complete.contains_key(&offset), || format!("lost: {at} {offset} was skipped"))?;
+                if self.broken == Broken::CountOnce && fresh {
+                    slot.partition.tally_mut().add(Outcome::Delivered.into(), 1);
+                }
                 if self.broken == Broken::SkipBelowBase && fresh && offset < slot.complete_below() {
                     slot.runs.insert(offset, Run::Waiting);
                 }
             }
             Admit::Repeat => {
                 ensure(record.repeat, || format!("the verdict on {at} {record:?} is repeat"))?;
-                slot.complete.insert(offset);
+                slot.complete.insert(offset, Outcome::Repeat);
             }
             Admit::Deliver => {
                 ensure(!record.repeat, || format!("the verdict on {at} {record:?} is deliver"))?;
@@ -222,9 +235,11 @@ impl World {
                 slot.runs.insert(offset, Run::Waiting);
                 if self.broken == Broken::OwnerComparison && ahead {
                     slot.runs.remove(&offset);
-                    slot.complete(offset);
+                    slot.complete(offset, Outcome::Delivered, self.broken);
                 } else if self.broken == Broken::CompleteAtEffect {
-                    slot.complete(offset);
+                    slot.complete(offset, Outcome::Delivered, self.broken);
+                } else if self.broken == Broken::CountAtCompletion {
+                    slot.partition.tally_mut().add(Outcome::Delivered.into(), 1);
                 }
             }
         }
@@ -250,16 +265,16 @@ impl World {
         let runs = &self.nodes[node].slots[&at].runs;
         let Some((&offset, &run)) = runs.iter().nth(which % runs.len().max(1)) else { return Ok(()) };
         match run {
-            Run::Unanswered => self.complete(node, at, offset),
+            Run::Unanswered(outcome) => self.complete(node, at, offset, outcome),
             Run::Waiting if !self.lease_holds(node) => {}
             Run::Waiting => {
-                self.effect(node, at, offset, how)?;
+                let outcome = self.effect(node, at, offset, how)?;
                 match how {
                     How::Unanswered => {
-                        self.slot(node, at, |slot| slot.runs.insert(offset, Run::Unanswered));
+                        self.slot(node, at, |slot| slot.runs.insert(offset, Run::Unanswered(outcome)));
                     }
                     How::Delivered | How::Failed { .. } | How::AnswerLost | How::Refused => {
-                        self.complete(node, at, offset)
+                        self.complete(node, at, offset, outcome)
                     }
                 }
             }
@@ -271,34 +286,41 @@ impl World {
         self.nodes[node].slots.get_mut(&at).map(with)
     }
 
-    /// What becomes of a record is durable elsewhere.
-    fn effect(&mut self, node: usize, at: usize, offset: i64, how: How) -> Check {
+    /// What becomes of a record is durable elsewhere. Answers what that is.
+    fn effect(&mut self, node: usize, at: usize, offset: i64, how: How) -> Result<Outcome, String> {
         let record = self.logs[at].at(offset).clone();
         let parked = match how {
             How::Failed { asked_ms } => Some(asked_ms),
             How::AnswerLost => Some(None),
             How::Delivered | How::Unanswered | How::Refused => None,
         };
+        let mut outcome = match how {
+            How::Refused => Outcome::Dead(Reason::Refused),
+            How::Delivered | How::Unanswered | How::Failed { .. } | How::AnswerLost => Outcome::Delivered,
+        };
         if let Some(rest) = self.schedule.rest(record.due_ms, self.now_ms) {
             // It is not due yet, so nothing is dispatched.
             let before = before(&record);
             self.park(at, Park { hop: before.hop + 1, ..before }, rest);
+            outcome = Outcome::Parked;
         } else if let Some(asked_ms) = parked {
             let before = before(&record);
             let asked = asked_ms.map(Duration::from_millis);
             match self.schedule.after(before.attempt + 1, asked, self.now_ms) {
-                Next::Park(to) => self.park(at, Park { attempt: before.attempt + 1, hop: 0, ..before }, to),
-                // It is dead.
-                Next::Exhausted => {}
+                Next::Park(to) => {
+                    self.park(at, Park { attempt: before.attempt + 1, hop: 0, ..before }, to);
+                    outcome = Outcome::Parked;
+                }
+                Next::Exhausted => outcome = Outcome::Dead(Reason::Exhausted),
             }
         }
-        let stored = self.stored[at].complete.contains(&offset);
+        let stored = self.stored[at].complete.contains_key(&offset);
         ensure((record.ended == 0 && !record.repeat) || !stored, || {
             format!("committed yet repeated: {at} {record:?}")
         })?;
         self.logs[at].at(offset).ended += 1;
         self.slot(node, at, |slot| slot.effects.insert(offset));
-        Ok(())
+        Ok(outcome)
     }
 
     fn park(&mut self, at: usize, park: Park, to: schedule::Park) {
@@ -309,13 +331,13 @@ impl World {
         self.logs[to_log].append(0, self.now_ms, (What::Park(park), None), to.due_ms, key);
     }
 
-    fn complete(&mut self, node: usize, at: usize, offset: i64) {
+    fn complete(&mut self, node: usize, at: usize, offset: i64, outcome: Outcome) {
         let broken = self.broken;
         let freed = self.slot(node, at, |slot| {
             slot.runs.remove(&offset);
             // It is complete already where that rule is broken, or where it should not have been run at all.
-            if !slot.complete.contains(&offset) {
-                slot.complete(offset);
+            if !slot.complete.contains_key(&offset) {
+                slot.complete(offset, outcome, broken);
                 return broken == Broken::PermitUntilCommit;
             }
             false
@@ -331,19 +353,14 @@ impl World {
                 continue;
             }
             let snapshot = slot.partition.snapshot();
-            ensure(snapshot.metadata.len() <= 4096, || format!("{} bytes of metadata", snapshot.metadata.len()))?;
-            let restored = Progress::restore(snapshot.base, &snapshot.metadata, PROGRESS_WINDOW);
-            let restored = restored.map_err(|error| error.to_string())?;
-            // Where a rule about it is broken, the core does not know what was complete.
-            let known = !matches!(self.broken, Broken::CommitLowest | Broken::Bitmap);
-            for record in self.logs[at].records.iter().filter(|_| known) {
-                let (says, is) = (restored.is_complete(record.offset), slot.complete.contains(&record.offset));
-                ensure(says == is, || format!("the commit of {at} says {says} of {record:?}"))?;
-            }
             let mut stored =
                 Stored { base: snapshot.base, metadata: snapshot.metadata, complete: slot.complete.clone() };
+            // Where a rule about it is broken, the core does not know what was complete.
+            if self.broken.keeps_commits() {
+                stored.check(at, &self.logs[at])?;
+            }
             if self.broken == Broken::CommitLowest {
-                stored.base = slot.complete.last().map_or(stored.base, |last| stored.base.max(last + 1));
+                stored.base = slot.complete.keys().last().map_or(stored.base, |last| stored.base.max(last + 1));
                 stored.metadata = String::new();
             } else if self.broken == Broken::Bitmap {
                 stored.metadata = String::new();
@@ -363,7 +380,12 @@ impl World {
 
     fn answer(&mut self, node: usize, answer: Answer) {
         let Some((sent_ms, commits)) = self.nodes[node].pending.take() else { return };
-        for (at, commit) in commits {
+        for (at, mut commit) in commits {
+            if self.broken == Broken::CountWithSnapshot
+                && let Some(slot) = self.nodes[node].slots.get(&at)
+            {
+                commit.metadata = with_tally(&commit.metadata, slot.partition.tally());
+            }
             let bits = match answer {
                 Answer::Ok | Answer::Lost => u8::MAX,
                 Answer::Error { stored } => stored,
@@ -390,7 +412,8 @@ impl World {
         let mut exposed = [0; LANES];
         for at in partitions {
             let Some(slot) = self.nodes[node].slots.get(at) else { continue };
-            let repeated = slot.effects.iter().filter(|offset| !self.stored[*at].complete.contains(*offset)).count();
+            let repeated =
+                slot.effects.iter().filter(|offset| !self.stored[*at].complete.contains_key(*offset)).count();
             exposed[at / PARTITIONS] += repeated;
             let held = slot.partition.permits();
             ensure(repeated <= held, || format!("more repeats than permits held: {at}: {repeated} of {held}"))?;
@@ -410,19 +433,18 @@ impl World {
         let Some(node) = self.owner(at) else { return Ok(()) };
         // A commit under way holds the lock until it is answered.
         self.answer(node, answer);
-        let sent: Vec<_> = self.nodes[node].slots[&at]
-            .runs
-            .iter()
-            .filter(|(_, run)| **run == Run::Unanswered)
-            .map(|(offset, _)| *offset)
-            .collect();
-        sent.into_iter().for_each(|offset| self.complete(node, at, offset));
+        let sent = self.nodes[node].slots[&at].runs.iter().filter_map(|(offset, run)| match run {
+            Run::Unanswered(outcome) => Some((*offset, *outcome)),
+            Run::Waiting => None,
+        });
+        let sent: Vec<_> = sent.collect();
+        sent.into_iter().for_each(|(offset, outcome)| self.complete(node, at, offset, outcome));
         let commits = self.snapshot(node, Some(at))?;
         self.nodes[node].pending = Some((self.now_ms, commits));
         self.answer(node, answer);
         if matches!(answer, Answer::Ok) {
             let slot = &self.nodes[node].slots[&at];
-            let covered = slot.effects.iter().all(|offset| self.stored[at].complete.contains(offset));
+            let covered = slot.effects.iter().all(|offset| self.stored[at].complete.contains_key(offset));
             ensure(covered, || format!("a revoke in order leaves something to repeat: {at}"))?;
         }
         self.leave(node, at)
