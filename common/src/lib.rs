@@ -19,4 +19,5 @@ pub mod standard_webhooks;
 pub mod telemetry;
 pub mod tls;
 pub mod topics;
+pub mod trace;
 pub mod verify;
