@@ -15,6 +15,7 @@ pub mod reload;
 pub mod secret;
 pub mod shutdown;
 pub mod signature;
+pub mod spans;
 pub mod standard_webhooks;
 pub mod telemetry;
 pub mod tls;

@@ -4,10 +4,13 @@
 //! declared by the crate that records them; this module holds only the registry. What is served over HTTP is in
 //! [`crate::admin`].
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
@@ -75,6 +78,43 @@ pub fn install_logging(config: &LogConfig) {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
         LogFormat::Human => lines.try_init(),
     };
+}
+
+/// Lets a line through once in a while, by what it is about, and counts what is left out meanwhile. What it is about is one of
+/// a few words: each is remembered.
+#[derive(Debug)]
+pub struct Sparing {
+    every: Duration,
+    told: Mutex<BTreeMap<String, Told>>,
+}
+
+/// When a line was written last, by the monotonic clock, and how many were left out since.
+#[derive(Debug)]
+struct Told {
+    at: Duration,
+    left_out: u64,
+}
+
+impl Sparing {
+    /// One line about a thing in this time.
+    pub const fn every(every: Duration) -> Self {
+        Self { every, told: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// How many lines about this were left out before this one, if this one is to be written.
+    pub fn pass(&self, about: &str, now: Duration) -> Option<u64> {
+        let mut told = self.told.lock();
+        let Some(last) = told.get_mut(about) else {
+            told.insert(about.to_owned(), Told { at: now, left_out: 0 });
+            return Some(0);
+        };
+        if now.saturating_sub(last.at) < self.every {
+            last.left_out += 1;
+            return None;
+        }
+        last.at = now;
+        Some(std::mem::take(&mut last.left_out))
+    }
 }
 
 /// The registry of this process, which the `metrics` macros write to. The first call installs it.
@@ -156,6 +196,16 @@ fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn of_repeats_one_is_told_in_a_while_with_the_number_of_those_left_out() {
+        let sparing = Sparing::every(Duration::from_secs(10));
+        let pass = |about, seconds| sparing.pass(about, Duration::from_secs(seconds));
+        assert_eq!((pass("a", 100), pass("b", 101)), (Some(0), Some(0)), "each for itself");
+        assert_eq!((pass("a", 100), pass("a", 109), pass("b", 109)), (None, None, None));
+        assert_eq!((pass("a", 110), pass("a", 111), pass("b", 111)), (Some(2), None, Some(1)));
+        assert_eq!(pass("a", 500), Some(1));
+    }
 
     #[test]
     fn values_are_summed_over_matching_series() {

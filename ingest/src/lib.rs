@@ -43,6 +43,7 @@ use common::kafka::client::{ClientError, KafkaConfig};
 use common::kafka::producer::Producer;
 use common::reload::{Facts, Marks, Reading, Ready, Reload, Reloader};
 use common::shutdown::Group;
+use common::spans::{ExportError, Tracer};
 use common::telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
@@ -96,6 +97,9 @@ pub enum StartError {
     /// The Kafka client refused its settings.
     #[error(transparent)]
     Kafka(#[from] ClientError),
+    /// Spans can't be exported.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] ExportError),
     /// An address could not be listened on.
     #[error("cannot listen on {address} ({key}): {cause}")]
     Listen {
@@ -143,6 +147,8 @@ impl Running {
 /// Reads every file that the configuration names and tells what is wrong with them. Opens no port and reaches for no broker.
 pub fn check(config: &Config) -> Result<(), Mistakes> {
     let clock = Clock::system();
+    let ca = config.telemetry.export().ca_mistake().map(|wrong| Mistake::new("telemetry.otlp_ca", wrong));
+    Mistakes::none_in(ca.into_iter().collect())?;
     Settings::load(config, None, &EdgeMetrics::new(&Metrics::isolated(), &clock), &clock).map(drop)
 }
 
@@ -164,7 +170,11 @@ pub async fn start_from(
     let (config, _) = load()?;
     let settings = Settings::load(&config, None, &edge_metrics, &clock)?;
     let facts = Facts { restart: Vec::new(), expiries: settings.expiries.clone() };
-    let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone())?);
+    // The internal listener has a group of its own, since it answers to the end; the last spans come with the last requests.
+    let last = Group::new();
+    let telemetry = &config.telemetry;
+    let tracer = Tracer::start(telemetry.export(), "ingest", &last, &clock, &metrics)?;
+    let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone(), tracer)?);
     let server = Arc::new(Server::new(edge.clone()));
     let memory_bytes_max = config.memory_bytes_max();
 
@@ -177,8 +187,6 @@ pub async fn start_from(
     let listen = |key, address| move |cause| StartError::Listen { key, address, cause };
     let listener = TcpListener::bind(address).await.map_err(listen("listen.address", address))?;
     let local_addr = listener.local_addr().map_err(listen("listen.address", address))?;
-    // The internal listener has a group of its own, since it answers to the end.
-    let last = Group::new();
     let address = config.admin.address;
     let admin_addr = admin::serve(&last, address, metrics.clone(), health.clone())
         .await

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::id::{KeyedId, SinkId, placement};
 use common::kafka::consumer::Incoming;
 use common::record::{Head, Reason, Retry};
+use common::spans::Kind;
 use common::topics::Topic;
 use sha2::{Digest, Sha256};
 
@@ -148,15 +149,27 @@ impl Deliverer {
         if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
             return Err(Reason::Misplaced.into());
         }
+        // Each dispatch is a span of its own, below the one that put the record into events.
+        let mut span = self.pipeline.span("deliver", Kind::Client, turn, head);
+        let attempt = head.retry.as_ref().map_or(0, |retry| retry.attempt).saturating_add(1);
+        if let Some(span) = &mut span {
+            span.text("sealstream.sink", self.sink_id.as_str());
+            span.text("sealstream.event", identity.id.to_string());
+            span.number("sealstream.attempt", attempt);
+        }
+        let traceparent = span.as_ref().map(|span| span.context().to_string().into());
         let event = Event {
             webhook_id: identity.id.webhook_id(),
             id: unsealed.id,
             source: head.source.clone(),
             description: keys.sources.describe(head, &unsealed.payload),
-            traceparent: head.traceparent.clone(),
+            traceparent: traceparent.or_else(|| head.traceparent.clone()),
             payload: unsealed.payload,
         };
         let answer = self.sink.deliver(&event).await;
+        if let (Some(mut span), Err(refusal)) = (span, &answer) {
+            span.fail(refusal.kind());
+        }
         journal::answered(turn, head, identity.id, &answer);
         journal::pass(Point::AfterSinkAnswer);
         let refusal = match answer {
@@ -164,13 +177,20 @@ impl Deliverer {
                 pass.end(Sign::Works, Load::Borne);
                 let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
                 self.age.note(self.pipeline.clock.unix_ms().saturating_sub(first_ms));
+                tracing::trace!(
+                    source = %head.source, sink = %self.sink_id, topic = turn.origin().role, partition = turn.partition(),
+                    offset = turn.offset(), attempt, id = %identity.id, "delivered"
+                );
                 return Ok(());
             }
             Err(refusal) => refusal,
         };
         let charge = pass.end(refusal.sign(), refusal.load());
         metrics::failed(self.sink_id.as_str(), &refusal);
-        tracing::debug!(sink = %self.sink_id, %refusal, ?charge, id = %identity.id, "dispatch failed");
+        tracing::debug!(
+            source = %head.source, sink = %self.sink_id, topic = turn.origin().role, partition = turn.partition(),
+            offset = turn.offset(), attempt, id = %identity.id, %refusal, ?charge, "dispatch failed"
+        );
         match refusal {
             Refusal::Permanent { status } => Err(End::Dead { reason: Reason::Refused, status: Some(status) }),
             Refusal::Status { status, retry_after } => Err(self.failed(turn, head, charge, Some(status), retry_after)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use common::admin::{self, Health};
 use common::clock::Clock;
-use common::config::Mistakes;
+use common::config::{Mistake, Mistakes};
 use common::id::SinkId;
 use common::kafka::admin::{Admin, AdminError};
 use common::kafka::client::ClientError;
@@ -18,6 +18,7 @@ use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, OnFen
 use common::kafka::producer::{Producer, ProducerSettings, TransactionError, TransactionalProducer};
 use common::reload::{Facts, Marks, Reload, Reloader, Start};
 use common::shutdown::Group as Tasks;
+use common::spans::{ExportError, Tracer};
 use common::telemetry::Metrics;
 use common::topics::{Group, Topic};
 use tokio::runtime::Handle;
@@ -111,6 +112,9 @@ pub enum StartError {
     /// Topics are not as they must be.
     #[error("the topics are not as they must be:\n{}", .0.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n"))]
     Topics(Vec<topics::Finding>),
+    /// Spans can't be exported.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] ExportError),
     /// The admin listener.
     #[error("admin.address {address}: {source}")]
     Admin {
@@ -139,6 +143,8 @@ pub struct Running {
 
 /// Reads every file that the configuration names and tells what is wrong with them. Reaches for no broker.
 pub fn check(config: &Config) -> Result<(), Mistakes> {
+    let ca = config.telemetry.export().ca_mistake().map(|wrong| Mistake::new("telemetry.otlp_ca", wrong));
+    Mistakes::none_in(ca.into_iter().collect())?;
     Keys::load(config)?;
     reload::credentials(config)?;
     reload::expiries(config).map(drop)
@@ -169,6 +175,7 @@ pub async fn start_from(
         .await
         .map_err(|source| StartError::Admin { address, source })?;
 
+    let tracer = Tracer::start(config.telemetry.export(), "processor", &deps.tasks, &deps.clock, &deps.metrics)?;
     let cluster = if embedded { None } else { Some(check_topics(&config).await?) };
     let slot = if embedded { None } else { Some(Slot::take(config.data.dir.as_path())?) };
     let store = store(&config, slot.as_ref(), cluster, &deps.clock);
@@ -176,7 +183,7 @@ pub async fn start_from(
         &config.kafka,
         &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
     )?;
-    let pipeline = pipeline(&config, &deps, keys.clone(), Arc::new(Outlet::Plain(producer)));
+    let pipeline = pipeline(&config, &deps, keys.clone(), tracer, Arc::new(Outlet::Plain(producer)));
     let mut builder = Builder {
         config: &config,
         deps: &deps,
@@ -356,7 +363,7 @@ impl Builder<'_> {
         let outlet = Outlet::Transaction { producer: transaction.clone(), die: self.deps.die.clone() };
         let outlet = Arc::new(outlet);
         Ok(Side {
-            pipeline: pipeline(self.config, self.deps, self.keys.clone(), outlet.clone()),
+            pipeline: pipeline(self.config, self.deps, self.keys.clone(), self.pipeline.tracer.clone(), outlet.clone()),
             sink: Arc::new(Sink::Kafka(KafkaSink::through(outlet, settings.topic.clone()))),
             transaction: Some(transaction),
         })
@@ -489,9 +496,15 @@ impl Builder<'_> {
 }
 
 /// What router and deliverers share, but for where they write.
-fn pipeline(config: &Config, deps: &Deps, keys: Arc<ArcSwap<Keys>>, outlet: Arc<Outlet>) -> Arc<Pipeline> {
+fn pipeline(
+    config: &Config,
+    deps: &Deps,
+    keys: Arc<ArcSwap<Keys>>,
+    tracer: Tracer,
+    outlet: Arc<Outlet>,
+) -> Arc<Pipeline> {
     let (prefix, partitions) = (config.topics.prefix.clone(), config.topics.partitions);
-    Arc::new(Pipeline { outlet, prefix, partitions, keys, clock: deps.clock.clone() })
+    Arc::new(Pipeline { outlet, prefix, partitions, keys, clock: deps.clock.clone(), tracer })
 }
 
 /// Writes it down where the next start looks for it.

@@ -24,5 +24,6 @@ mod secrecy;
 mod secured;
 mod tampering;
 mod tls;
+mod tracing;
 mod transactional_producer;
 mod transactions;
