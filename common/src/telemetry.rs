@@ -17,6 +17,12 @@ use tracing_subscriber::EnvFilter;
 /// Upper bounds of the buckets of every histogram of seconds: from a local hop to a request deadline.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Upper bounds of the buckets of an age or a lateness, in seconds. Most are milliseconds; with a sink that is down they grow to
+/// the hours of an outage, and an operator asks for seconds, a minute, an hour: so from a hop to a day, coarse at the end.
+const AGE_SECONDS: [f64; 18] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0,
+];
+
 /// Upper bounds of the buckets of every histogram of bytes: up to the largest body that can be configured.
 const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
 
@@ -142,6 +148,10 @@ impl Metrics {
     pub fn isolated() -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_age_seconds".into()), &AGE_SECONDS))
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Suffix("_lateness_seconds".into()), &AGE_SECONDS)
+            })
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SKEW.into()), &SKEW_SECONDS))
             .expect("the bucket lists are not empty")
@@ -218,7 +228,13 @@ mod tests {
             metrics::gauge!("level").set(1.5);
             metrics::histogram!("wait_seconds").record(0.02);
             metrics::histogram!(SKEW).record(-7.0);
+            metrics::histogram!("test_age_seconds").record(7200.0);
+            metrics::histogram!("test_lateness_seconds").record(7200.0);
         });
+        for name in ["test_age_seconds_bucket", "test_lateness_seconds_bucket"] {
+            let below = |le| metrics.value(name, &[("le", le)]);
+            assert_eq!((below("3600"), below("21600")), (0.0, 1.0), "{name}: the longest suffix decides");
+        }
         assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-10")]), 0.0);
         assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-5")]), 1.0);
         assert_eq!(metrics.value("edge_total", &[]), 15.0);

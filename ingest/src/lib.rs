@@ -69,6 +69,8 @@ const TLS: &str = "tls";
 /// How often Kafka is asked whether it is there, when it was and when it was not.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL_UNREADY: Duration = Duration::from_secs(1);
+/// How often the producer's queue is looked at.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the brokers may take to say that a new producer may not begin.
 const PROOF: Duration = Duration::from_secs(3);
@@ -203,6 +205,7 @@ pub async fn start_from(
     if let Some(exchange) = edge.exchange() {
         group.spawn("ingest_rate_exchange", exchange.run(group.token()));
     }
+    group.spawn("ingest_queue", watch_queue(edge.publisher.clone(), edge.metrics.queue_records.clone(), group.clone()));
     group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.clone()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();
@@ -264,6 +267,15 @@ impl Reloading {
             Ok(_) => Ok(producer),
             Err(error) => Err(wrong(format!("the brokers are not reached with the new credentials: {error}"))),
         }
+    }
+}
+
+/// Notes once a second how much waits for the brokers.
+async fn watch_queue(publisher: Publisher, records: ::metrics::Gauge, group: Group) {
+    let over = group.token();
+    let mut every = tokio::time::interval(QUEUE_INTERVAL);
+    while over.run_until_cancelled(every.tick()).await.is_some() {
+        records.set(u32::try_from(publisher.waiting()).unwrap_or(u32::MAX));
     }
 }
 

@@ -154,6 +154,11 @@ impl Publisher {
         producer.partitions(&self.inbox, deadline)
     }
 
+    /// Records that wait for the brokers' acknowledgement.
+    pub(crate) fn waiting(&self) -> usize {
+        self.producer.load().in_flight()
+    }
+
     /// Waits until everything handed over was answered for, and says whether it was. Blocks.
     pub(crate) fn flush(&self, deadline: Duration) -> bool {
         let producer = self.producer.load_full();

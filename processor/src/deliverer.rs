@@ -22,7 +22,7 @@ use crate::core::schedule::{Next, Park, Schedule};
 use crate::engine::{Inspected, Lane, Turn, Work};
 use crate::gate::{Gate, Pass};
 use crate::journal::{self, Point};
-use crate::metrics::{self, DeliveryAge};
+use crate::metrics::{self, DeliveryAge, RetryLateness};
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
 use crate::sink::{Event, Refusal, Sink};
@@ -41,6 +41,8 @@ pub struct Deliverer {
     pub schedule: Schedule,
     /// How old its events are when it has them.
     pub age: DeliveryAge,
+    /// How late its retries are.
+    pub lateness: RetryLateness,
     /// The oldest record that is delivered, in milliseconds between ingest and `events`.
     pub age_max_ms: u64,
 }
@@ -166,6 +168,11 @@ impl Deliverer {
             traceparent: traceparent.or_else(|| head.traceparent.clone()),
             payload: unsealed.payload,
         };
+        if let Some(retry) = &head.retry {
+            // Never before either: it waited for its lane, and for what the sink asked for.
+            let due_ms = turn.due_ms().max(retry.due_ms.unwrap_or(0));
+            self.lateness.note(self.pipeline.clock.unix_ms().saturating_sub(due_ms));
+        }
         let answer = self.sink.deliver(&event).await;
         if let (Some(mut span), Err(refusal)) = (span, &answer) {
             span.fail(refusal.kind());

@@ -17,6 +17,7 @@ pub mod event;
 pub mod gate;
 mod journal;
 pub mod keys;
+mod measure;
 pub mod metrics;
 pub mod outcome;
 pub mod outlet;

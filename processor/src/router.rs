@@ -47,7 +47,11 @@ impl Work for Router {
     async fn run(&self, turn: Turn, item: Item, (): ()) -> Option<Outcome> {
         let keys = self.pipeline.keys();
         let unsealed = match &item.head {
-            Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| (head, unsealed.id)),
+            Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| {
+                // Each record of the inbox is a message of its own, sealed under a nonce of its own.
+                keys.sources.count(&head.source, &unsealed.key_id);
+                (head, unsealed.id)
+            }),
             Err(reason) => Err(*reason),
         };
         let (head, event) = match unsealed {

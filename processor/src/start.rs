@@ -28,11 +28,11 @@ use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::Config;
 use crate::deliverer::{Deliverer, dedup_key};
 use crate::engine::{
-    Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work,
+    Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Watched, Work,
 };
 use crate::gate::Gate;
 use crate::keys::Keys;
-use crate::metrics::{DeliveryAge, Ended};
+use crate::metrics::{DeliveryAge, Ended, RetryLateness};
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
 use crate::reload::{self, Reloading};
@@ -40,7 +40,7 @@ use crate::router::Router;
 use crate::sink::{KafkaSink, Sink, SinkError};
 use crate::slot::{self, Fenced, Slot, SlotError};
 use crate::store::{Keeper, KeeperSettings, NoStore, Store};
-use crate::{metrics, topics};
+use crate::{measure, metrics, topics};
 
 /// How long the last records may take to be acknowledged when a processor stops.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
@@ -194,7 +194,7 @@ pub async fn start_from(
         instance: slot.as_ref().map(|slot| slot.instance().to_owned()),
         on_fenced: on_fenced(slot.as_ref(), deps.clock.clone()),
         consumers: Vec::new(),
-        open: Vec::new(),
+        engines: Vec::new(),
     };
     if config.roles.router {
         builder.router()?;
@@ -219,8 +219,10 @@ pub async fn start_from(
             sinks.push(made);
         }
     }
-    let Builder { consumers, open, .. } = builder;
-    report_health(&deps.tasks, health.clone(), open);
+    let Builder { consumers, engines, .. } = builder;
+    report_health(&deps.tasks, health.clone(), engines.clone());
+    let log = (!embedded).then(|| measure::Log::new(&config)).transpose()?;
+    deps.tasks.spawn("measure", measure::run(engines, log, deps.tasks.token()));
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
             tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
@@ -318,7 +320,7 @@ struct Builder<'a> {
     instance: Option<String>,
     on_fenced: OnFenced,
     consumers: Vec<GroupConsumer>,
-    open: Vec<Box<dyn Fn() -> bool + Send>>,
+    engines: Vec<Arc<dyn Watched>>,
 }
 
 /// How a group's consumer works.
@@ -395,6 +397,7 @@ impl Builder<'_> {
             sink: side.sink.clone(),
             schedule: self.config.schedule(),
             age: DeliveryAge::of(name),
+            lateness: RetryLateness::of(name),
             age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
         };
         let (fresh, again) = (work(events), work(retries));
@@ -489,7 +492,7 @@ impl Builder<'_> {
             self.deps.die.clone(),
         )?;
         engine.watch_tick(consumer.tick_ms());
-        self.open.push(Box::new(move || engine.is_open()));
+        self.engines.push(engine);
         self.consumers.push(consumer);
         Ok(())
     }
@@ -540,13 +543,13 @@ async fn check_topics(config: &Config) -> Result<String, StartError> {
 }
 
 /// Ready while every partition that is owned is open. A processor without partitions is a spare, and ready too.
-fn report_health(tasks: &Tasks, health: Health, open: Vec<Box<dyn Fn() -> bool + Send>>) {
+fn report_health(tasks: &Tasks, health: Health, engines: Vec<Arc<dyn Watched>>) {
     let token = tasks.token();
     tasks.spawn("health", async move {
         let mut every = tokio::time::interval(Duration::from_millis(250));
         loop {
             tokio::select! {
-                _ = every.tick() => health.set("partitions", open.iter().all(|open| open())),
+                _ = every.tick() => health.set("partitions", engines.iter().all(|engine| engine.is_open())),
                 () = token.cancelled() => return,
             }
         }
