@@ -13,6 +13,7 @@ mod guides;
 mod kills;
 mod leaks;
 mod letters;
+mod lives;
 mod operator;
 mod others;
 mod outage;
