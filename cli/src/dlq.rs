@@ -17,9 +17,10 @@ use common::telemetry::{LogConfig, LogFormat, install_logging};
 use processor::config::Config;
 
 pub use filter::Args as FilterArgs;
-pub(crate) use filter::{Filter, State};
+pub(crate) use filter::{Filter, Moment, State, id_keys, keyed_ids};
 pub(crate) use letters::{DeadTopic, Letter};
 pub(crate) use target::{Kept, Target, target};
+pub(crate) use tell::time;
 
 use crate::{Verdict, say};
 

@@ -25,7 +25,9 @@ pub mod send;
 pub mod sender_config;
 pub mod sink;
 pub mod source;
+pub mod tail;
 pub mod topics;
+pub mod trace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -75,6 +77,10 @@ enum Command {
     Audit(audit::Args),
     /// Put dead letters back, each once: to the sink that gave it up, or to the router that could not open it
     Redrive(redrive::Args),
+    /// Follow one event through the topics, and say how far each sink has come
+    Trace(trace::Args),
+    /// Print records of a topic as they come; their payloads, in the clear, only on request
+    Tail(tail::Args),
     /// Change the sources of a deployment
     #[command(subcommand)]
     Source(source::Command),
@@ -148,6 +154,8 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Dlq(command) => dlq::run(&command).await,
             Command::Audit(args) => audit::run(&args).await,
             Command::Redrive(args) => redrive::run(&args).await,
+            Command::Trace(args) => trace::run(&args).await,
+            Command::Tail(args) => tail::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_)

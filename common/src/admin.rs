@@ -22,8 +22,9 @@ use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::clock::Clock;
 use crate::shutdown::Group;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Sparing};
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTION_COUNT_MAX: usize = 64;
@@ -33,6 +34,9 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener that can't accept says so again and again.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
 
 /// Whether this process should get work: a set of named conditions, all of which must hold. Clones are the same set.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +103,9 @@ async fn accept(group: Group, listener: TcpListener, metrics: Metrics, health: H
         let stream = match accepted {
             Ok((stream, _peer)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the internal listener");
+                if let Some(left_out) = REPEATS.pass("accept", Clock::system().monotonic()) {
+                    tracing::warn!(%error, left_out, "cannot accept on the internal listener");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

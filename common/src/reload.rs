@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -326,11 +326,26 @@ struct ReloadMetrics {
     certificates: BTreeSet<String>,
 }
 
+/// Describes every metric of a program's configuration, with its unit.
+fn describe(name: &str) {
+    let level = |rest: &str, unit, text: &'static str| describe_gauge!(format!("{name}_{rest}"), unit, text);
+    level("config_generation", Unit::Count, "the number of the configuration in effect");
+    level("config_reloaded_timestamp_seconds", Unit::Seconds, "when a configuration took effect last, Unix time");
+    level("config_restart_needed", Unit::Count, "configured values that wait for the next start");
+    level(
+        "certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "when the first certificate of a file ends, Unix time",
+    );
+    describe_counter!(format!("{name}_config_reloads_total"), Unit::Count, "readings of the configuration, by outcome");
+}
+
 impl ReloadMetrics {
     fn new(name: &'static str, registry: Metrics) -> Self {
         let made = |outcome: &'static str| counter!(format!("{name}_config_reloads_total"), "outcome" => outcome);
         let gauge = |rest: &str| gauge!(format!("{name}_{rest}"));
         let (applied, failed, generation, reloaded, restart_needed) = registry.scope(|| {
+            describe(name);
             let gauges = ["config_generation", "config_reloaded_timestamp_seconds", "config_restart_needed"].map(gauge);
             let [generation, reloaded, restart_needed] = gauges;
             (made("applied"), made("failed"), generation, reloaded, restart_needed)

@@ -4,15 +4,24 @@
 //! declared by the crate that records them; this module holds only the registry. What is served over HTTP is in
 //! [`crate::admin`].
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
 /// Upper bounds of the buckets of every histogram of seconds: from a local hop to a request deadline.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Upper bounds of the buckets of an age or a lateness, in seconds. Most are milliseconds; with a sink that is down they grow to
+/// the hours of an outage, and an operator asks for seconds, a minute, an hour: so from a hop to a day, coarse at the end.
+const AGE_SECONDS: [f64; 18] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0,
+];
 
 /// Upper bounds of the buckets of every histogram of bytes: up to the largest body that can be configured.
 const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
@@ -77,6 +86,43 @@ pub fn install_logging(config: &LogConfig) {
     };
 }
 
+/// Lets a line through once in a while, by what it is about, and counts what is left out meanwhile. What it is about is one of
+/// a few words: each is remembered.
+#[derive(Debug)]
+pub struct Sparing {
+    every: Duration,
+    told: Mutex<BTreeMap<String, Told>>,
+}
+
+/// When a line was written last, by the monotonic clock, and how many were left out since.
+#[derive(Debug)]
+struct Told {
+    at: Duration,
+    left_out: u64,
+}
+
+impl Sparing {
+    /// One line about a thing in this time.
+    pub const fn every(every: Duration) -> Self {
+        Self { every, told: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// How many lines about this were left out before this one, if this one is to be written.
+    pub fn pass(&self, about: &str, now: Duration) -> Option<u64> {
+        let mut told = self.told.lock();
+        let Some(last) = told.get_mut(about) else {
+            told.insert(about.to_owned(), Told { at: now, left_out: 0 });
+            return Some(0);
+        };
+        if now.saturating_sub(last.at) < self.every {
+            last.left_out += 1;
+            return None;
+        }
+        last.at = now;
+        Some(std::mem::take(&mut last.left_out))
+    }
+}
+
 /// The registry of this process, which the `metrics` macros write to. The first call installs it.
 pub fn install_metrics() -> Metrics {
     static INSTALLED: OnceLock<Metrics> = OnceLock::new();
@@ -102,6 +148,10 @@ impl Metrics {
     pub fn isolated() -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_age_seconds".into()), &AGE_SECONDS))
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Suffix("_lateness_seconds".into()), &AGE_SECONDS)
+            })
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SKEW.into()), &SKEW_SECONDS))
             .expect("the bucket lists are not empty")
@@ -158,6 +208,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_repeats_one_is_told_in_a_while_with_the_number_of_those_left_out() {
+        let sparing = Sparing::every(Duration::from_secs(10));
+        let pass = |about, seconds| sparing.pass(about, Duration::from_secs(seconds));
+        assert_eq!((pass("a", 100), pass("b", 101)), (Some(0), Some(0)), "each for itself");
+        assert_eq!((pass("a", 100), pass("a", 109), pass("b", 109)), (None, None, None));
+        assert_eq!((pass("a", 110), pass("a", 111), pass("b", 111)), (Some(2), None, Some(1)));
+        assert_eq!(pass("a", 500), Some(1));
+    }
+
+    #[test]
     fn values_are_summed_over_matching_series() {
         let metrics = Metrics::isolated();
         metrics.scope(|| {
@@ -168,7 +228,13 @@ mod tests {
             metrics::gauge!("level").set(1.5);
             metrics::histogram!("wait_seconds").record(0.02);
             metrics::histogram!(SKEW).record(-7.0);
+            metrics::histogram!("test_age_seconds").record(7200.0);
+            metrics::histogram!("test_lateness_seconds").record(7200.0);
         });
+        for name in ["test_age_seconds_bucket", "test_lateness_seconds_bucket"] {
+            let below = |le| metrics.value(name, &[("le", le)]);
+            assert_eq!((below("3600"), below("21600")), (0.0, 1.0), "{name}: the longest suffix decides");
+        }
         assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-10")]), 0.0);
         assert_eq!(metrics.value("ingest_clock_skew_seconds_bucket", &[("le", "-5")]), 1.0);
         assert_eq!(metrics.value("edge_total", &[]), 15.0);

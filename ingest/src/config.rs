@@ -12,6 +12,7 @@ use common::kafka::client::KafkaConfig;
 use common::limits::{BODY_BYTES_CAP, RECORD_BYTES_MAX};
 use common::pin::Pin;
 use common::signature::{SIGNATURES_MAX, Window};
+use common::spans::Export;
 use common::telemetry::LogConfig;
 use common::topics::Prefix;
 use ipnet::IpNet;
@@ -38,6 +39,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`
     pub log: LogConfig,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[kafka]`
     pub kafka: KafkaConfig,
     /// `[topics]`
@@ -136,6 +139,25 @@ pub struct Reload {
 pub struct Admin {
     /// Where metrics and health are served.
     pub address: SocketAddr,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// The collector that gets spans; empty for none.
+    pub otlp_endpoint: String,
+    /// Further authorities for it.
+    pub otlp_ca: ConfigPath,
+    /// The part of the requests without a trace that are traced.
+    pub sample_ratio: f64,
+}
+
+impl Telemetry {
+    /// Where spans go.
+    pub fn export(&self) -> Export<'_> {
+        Export { endpoint: &self.otlp_endpoint, ca: &self.otlp_ca, ratio: self.sample_ratio }
+    }
 }
 
 /// `[topics]`
@@ -364,6 +386,7 @@ impl Config {
             ("listen.address", self.listen.address != running.listen.address),
             ("admin.address", self.admin.address != running.admin.address),
             ("log", self.log != running.log),
+            ("telemetry", self.telemetry != running.telemetry),
             ("kafka.bootstrap", self.kafka.bootstrap != running.kafka.bootstrap),
             ("topics.prefix", self.topics.prefix != running.topics.prefix),
             ("publish", self.publish != running.publish),
@@ -402,6 +425,10 @@ impl Check for Config {
         require(!self.listen.certificate.is_empty(), "listen.certificate", "is required: a PEM file");
         require(!self.listen.key.is_empty(), "listen.key", "is required: a PEM file");
         require(!self.pipeline.edge_key.file.is_empty(), "pipeline.edge_key.file", "is required: a file with the key");
+        require((0.0..=1.0).contains(&self.telemetry.sample_ratio), "telemetry.sample_ratio", "must be from 0 to 1");
+        if let Some(sentence) = self.telemetry.export().endpoint_mistake() {
+            require(false, "telemetry.otlp_endpoint", sentence);
+        }
         let health_path = &self.listen.health_path;
         require(
             health_path.is_empty() || is_path(health_path),
@@ -609,6 +636,13 @@ mod tests {
             ("drain.notice = \"29s\"", "drain.notice = \"30s\"", "drain.notice"),
             ("publish.queue_bytes = \"2MiB\"", "publish.queue_bytes = \"1MiB\"", "publish.queue_bytes"),
             ("publish.ack_deadline = \"1s\"", "publish.ack_deadline = \"999ms\"", "publish.ack_deadline"),
+            ("telemetry.sample_ratio = 1", "telemetry.sample_ratio = 1.01", "telemetry.sample_ratio"),
+            ("telemetry.sample_ratio = 0.0", "telemetry.sample_ratio = -0.01", "telemetry.sample_ratio"),
+            (
+                "telemetry.otlp_endpoint = \"http://localhost:4318/v1/traces\"",
+                "telemetry.otlp_endpoint = \"localhost:4318\"",
+                "telemetry.otlp_endpoint",
+            ),
             ("rate.addresses_max = 1024", "rate.addresses_max = 1023", "rate.addresses_max"),
             (
                 "rate = { requests_per_minute = 1, burst = 1440 }",

@@ -8,13 +8,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::Poll;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use common::admin::Health;
 use common::clock::Clock;
+use common::id::SourceId;
 use common::kafka::client::ClientError;
+use common::kafka::producer::Ack;
 use common::shutdown::Group;
+use common::spans::{Begun, Kind, Span, Tracer};
+use common::telemetry::Sparing;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -39,6 +44,9 @@ const RECEIVED: &str = r#"{"status":"received"}"#;
 const HEALTHY: &str = r#"{"status":"healthy"}"#;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What is said of panics.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
+
 /// What all requests share.
 pub(crate) struct Edge {
     /// What is in effect.
@@ -51,6 +59,7 @@ pub(crate) struct Edge {
     pub(crate) metrics: EdgeMetrics,
     /// Whether it should get requests.
     pub(crate) health: Health,
+    tracer: Tracer,
     ids: RequestIds,
     draining: AtomicBool,
     /// The requests that are worked on.
@@ -72,6 +81,7 @@ impl Edge {
         settings: Settings,
         metrics: EdgeMetrics,
         clock: Clock,
+        tracer: Tracer,
     ) -> Result<Self, ClientError> {
         Ok(Self {
             store: settings.store.clone().map(|store| Arc::new(ArcSwap::from_pointee(store))),
@@ -81,6 +91,7 @@ impl Edge {
             clock,
             metrics,
             health: Health::new(),
+            tracer,
             ids: RequestIds::new(),
             draining: AtomicBool::new(false),
             requests: TaskTracker::new(),
@@ -128,10 +139,10 @@ impl Edge {
         let tally = self.metrics.begin();
         let request_id = self.ids.next();
         client.set_unread(!request.body().is_end_stream());
-        let reply = match unpanicked(self.take(request, client)).await {
+        let mut source = None;
+        let reply = match unpanicked(self.take(request, client, &request_id, &mut source)).await {
             Ok(Taken::Event) => {
                 tally.end(Outcome::Received);
-                tracing::trace!(request_id, "received");
                 Reply { response: Response::new(Full::from(RECEIVED)), closes: false }
             }
             Ok(Taken::HealthCheck) => {
@@ -142,7 +153,8 @@ impl Edge {
                 let answer = refusal.answer();
                 tally.end(answer.outcome);
                 let cause = std::error::Error::source(&refusal).map(ToString::to_string);
-                tracing::debug!(request_id, code = answer.outcome.as_str(), %refusal, cause, "refused");
+                let source = source.as_ref().map(SourceId::as_str);
+                tracing::debug!(request_id, source, code = answer.outcome.as_str(), %refusal, cause, "refused");
                 Reply { response: refused(&answer, &request_id), closes: answer.closes }
             }
         };
@@ -150,13 +162,21 @@ impl Edge {
     }
 
     /// Takes one request through its stages and into the log, or answers whether it would.
-    async fn take<B>(&self, request: Request<B>, client: &Client) -> Result<Taken, Refusal>
+    /// `source` is told whose it is as soon as that is known.
+    async fn take<B>(
+        &self,
+        request: Request<B>,
+        client: &Client,
+        request_id: &str,
+        source: &mut Option<SourceId>,
+    ) -> Result<Taken, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         // Counted before the flag is read, and the flag set before the count is read: whoever sees it unset is waited for.
         let _counted = self.requests.token();
         fence(Ordering::SeqCst);
+        let begun = self.tracer.begin();
         if self.draining.load(Ordering::SeqCst) {
             return Err(Refusal::ShuttingDown);
         }
@@ -167,14 +187,59 @@ impl Edge {
             return if self.health.ready() { Ok(Taken::HealthCheck) } else { Err(Refusal::NotReady) };
         }
         let admitted = Admitted::admit(raw, self)?;
-        let authenticated = Authenticated::authenticate(admitted, self).await?;
+        let mut authenticated = Authenticated::authenticate(admitted, self).await?;
+        let source = source.insert(authenticated.source().id.clone());
+        let mut span = self.span(begun, &mut authenticated);
+        let stored = self.store(authenticated).await;
+        if let Ok(Ack { partition, offset }) = &stored {
+            tracing::trace!(request_id, %source, partition, offset, "received");
+        }
+        if let Some(span) = &mut span {
+            span.text("sealstream.request", request_id);
+            conclude(span, &stored);
+        }
+        stored.map(|_| Taken::Event)
+    }
+
+    /// Takes a request of one of our senders into the log.
+    async fn store(&self, authenticated: Authenticated) -> Result<Ack, Refusal> {
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
         let record = Record::seal(fresh, &self.settings().keys, self.clock.unix_ms())?;
         let charged = Charged::charge(record, self.clock.monotonic())?;
         let source = charged.source().clone();
         let published = self.publisher.publish(charged, &self.metrics).await;
         // No refusal costs a source anything.
-        published.inspect_err(|_| source.limit.give_back()).map(|()| Taken::Event)
+        published.inspect_err(|_| source.limit.give_back())
+    }
+
+    /// A span of a request, if it is traced; what comes behind is below it. Nobody but our senders makes us trace anything.
+    fn span(&self, begun: Option<Begun>, authenticated: &mut Authenticated) -> Option<Span> {
+        let begun = Some(begun?);
+        let mut span = match authenticated.traceparent() {
+            Some(traceparent) => self.tracer.span(begun, "ingest", Kind::Server, Some(traceparent)),
+            None => self.tracer.root(begun, "ingest", Kind::Server),
+        }?;
+        authenticated.trace_at(span.context());
+        span.text("sealstream.source", authenticated.source().id.as_str());
+        Some(span)
+    }
+}
+
+/// Notes how a request ended, and where its record lies.
+fn conclude(span: &mut Span, stored: &Result<Ack, Refusal>) {
+    match stored {
+        Ok(Ack { partition, offset }) => {
+            span.text("messaging.system", "kafka");
+            span.text("messaging.destination.name", "inbox");
+            span.text("messaging.destination.partition.id", partition.to_string());
+            span.number("messaging.kafka.offset", *offset);
+            span.text("sealstream.outcome", Outcome::Received.as_str());
+        }
+        Err(refusal) => {
+            let outcome = refusal.answer().outcome.as_str();
+            span.text("sealstream.outcome", outcome);
+            span.fail(outcome);
+        }
     }
 }
 
@@ -236,7 +301,10 @@ async fn unpanicked<T>(future: impl Future<Output = Result<T, Refusal>>) -> Resu
     std::future::poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         polled.unwrap_or_else(|_panic| {
-            tracing::error!("a request's handler panicked");
+            // Whoever can bring one about can do it again and again.
+            if let Some(left_out) = REPEATS.pass("panic", Clock::system().monotonic()) {
+                tracing::error!(left_out, "a request's handler panicked");
+            }
             Poll::Ready(Err(Refusal::Internal))
         })
     })

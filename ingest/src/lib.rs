@@ -43,6 +43,7 @@ use common::kafka::client::{ClientError, KafkaConfig};
 use common::kafka::producer::Producer;
 use common::reload::{Facts, Marks, Reading, Ready, Reload, Reloader};
 use common::shutdown::Group;
+use common::spans::{ExportError, Tracer};
 use common::telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
@@ -70,6 +71,8 @@ const TLS: &str = "tls";
 /// How often Kafka is asked whether it is there, when it was and when it was not.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL_UNREADY: Duration = Duration::from_secs(1);
+/// How often the producer's queue is looked at.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the brokers may take to say that a new producer may not begin.
 const PROOF: Duration = Duration::from_secs(3);
@@ -98,6 +101,9 @@ pub enum StartError {
     /// The Kafka client refused its settings.
     #[error(transparent)]
     Kafka(#[from] ClientError),
+    /// Spans can't be exported.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] ExportError),
     /// An address could not be listened on.
     #[error("cannot listen on {address} ({key}): {cause}")]
     Listen {
@@ -145,6 +151,8 @@ impl Running {
 /// Reads every file that the configuration names and tells what is wrong with them. Opens no port and reaches for no broker.
 pub fn check(config: &Config) -> Result<(), Mistakes> {
     let clock = Clock::system();
+    let ca = config.telemetry.export().ca_mistake().map(|wrong| Mistake::new("telemetry.otlp_ca", wrong));
+    Mistakes::none_in(ca.into_iter().collect())?;
     Settings::load(config, None, &EdgeMetrics::new(&Metrics::isolated(), &clock), &clock).map(drop)
 }
 
@@ -175,7 +183,11 @@ pub async fn start_from(
     let (config, _) = load()?;
     let settings = Settings::load(&config, None, &edge_metrics, &clock)?;
     let facts = Facts { restart: Vec::new(), expiries: settings.expiries.clone() };
-    let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone())?);
+    // The internal listener has a group of its own, since it answers to the end; the last spans come with the last requests.
+    let last = Group::new();
+    let telemetry = &config.telemetry;
+    let tracer = Tracer::start(telemetry.export(), "ingest", &last, &clock, &metrics)?;
+    let edge = Arc::new(Edge::new(&config, settings, edge_metrics, clock.clone(), tracer)?);
     let server = Arc::new(Server::new(edge.clone()));
     let memory_bytes_max = config.memory_bytes_max();
 
@@ -188,8 +200,6 @@ pub async fn start_from(
     let listen = |key, address| move |cause| StartError::Listen { key, address, cause };
     let listener = TcpListener::bind(address).await.map_err(listen("listen.address", address))?;
     let local_addr = listener.local_addr().map_err(listen("listen.address", address))?;
-    // The internal listener has a group of its own, since it answers to the end.
-    let last = Group::new();
     let address = config.admin.address;
     let admin_addr = admin::serve(&last, address, metrics.clone(), health.clone())
         .await
@@ -206,6 +216,7 @@ pub async fn start_from(
     if let Some(exchange) = edge.exchange() {
         group.spawn("ingest_rate_exchange", exchange.run(group.token()));
     }
+    group.spawn("ingest_queue", watch_queue(edge.publisher.clone(), edge.metrics.queue_records.clone(), group.clone()));
     group.spawn("ingest_probe", probe(edge.publisher.clone(), health.clone(), group.clone()));
     let drain = Drain { config: config.drain, edge, server, health: health.clone(), listening, last };
     let over = group.token();
@@ -267,6 +278,15 @@ impl Reloading {
             Ok(_) => Ok(producer),
             Err(error) => Err(wrong(format!("the brokers are not reached with the new credentials: {error}"))),
         }
+    }
+}
+
+/// Notes once a second how much waits for the brokers.
+async fn watch_queue(publisher: Publisher, records: ::metrics::Gauge, group: Group) {
+    let over = group.token();
+    let mut every = tokio::time::interval(QUEUE_INTERVAL);
+    while over.run_until_cancelled(every.tick()).await.is_some() {
+        records.set(u32::try_from(publisher.waiting()).unwrap_or(u32::MAX));
     }
 }
 

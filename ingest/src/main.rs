@@ -75,8 +75,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            let configuration =
-                matches!(error.downcast_ref(), Some(StartError::Configuration(_) | StartError::Kafka(_)));
+            let configuration = matches!(
+                error.downcast_ref(),
+                Some(StartError::Configuration(_) | StartError::Kafka(_) | StartError::Telemetry(_))
+            );
             if configuration { ExitCode::from(EXIT_STATUS) } else { ExitCode::FAILURE }
         }
     }

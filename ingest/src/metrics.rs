@@ -7,6 +7,7 @@
 //! | `ingest_requests_in_flight` | none |
 //! | `ingest_body_bytes` | none: bodies that were received |
 //! | `ingest_ack_seconds` | none: from handing a record to the producer to the brokers' acknowledgement |
+//! | `ingest_queue_records` | none: records that wait for the brokers' acknowledgement, looked at once a second |
 //! | `ingest_verified_total` | `source`, `secret`: configured names. Shows which secrets are still in use |
 //! | `ingest_connections_total` | `outcome`: see [`ConnectionOutcome`]. Every accepted connection is counted exactly once |
 //! | `ingest_connections_open` | none |
@@ -16,6 +17,7 @@
 //! | `ingest_rate_limited_total` | `limit`: see [`Limit`]; `source`: a configured name for the limit `source`, else empty |
 //! | `ingest_rate_exchanges_total` | `outcome`: `done`, or `failed` for each time that Redis was out of reach and this node went on by itself |
 //! | `ingest_rate_exchange_seconds` | none: from a report to Redis to its answer |
+//! | `ingest_spans_total` | see [`common::spans`] |
 //! | `ingest_config_…`, `ingest_certificate_expiry_timestamp_seconds` | see [`common::reload`] |
 //!
 //! Handles are made once, at the start, and belong to the registry that they were made in.
@@ -25,7 +27,9 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::id::{KeyId, SourceId};
 use common::telemetry::Metrics;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use rustls::PeerIncompatible;
 
 macro_rules! outcomes {
@@ -291,11 +295,14 @@ pub(crate) struct EdgeMetrics {
     /// Length of received bodies.
     pub(crate) body_bytes: Histogram,
     ack_seconds: Histogram,
+    /// Records waiting for the brokers.
+    pub(crate) queue_records: Gauge,
 }
 
 impl EdgeMetrics {
     /// Makes every handle, so that all series exist from the start.
     pub(crate) fn new(registry: &Metrics, clock: &Clock) -> Self {
+        registry.scope(describe);
         registry.scope(|| Self {
             registry: registry.clone(),
             clock: clock.clone(),
@@ -323,6 +330,7 @@ impl EdgeMetrics {
             connections_open: gauge!("ingest_connections_open"),
             body_bytes: histogram!("ingest_body_bytes"),
             ack_seconds: histogram!("ingest_ack_seconds"),
+            queue_records: gauge!("ingest_queue_records"),
         })
     }
 
@@ -369,6 +377,28 @@ impl EdgeMetrics {
         self.requests_in_flight.increment(1);
         Tally { metrics: self, started: self.clock.monotonic(), outcome: Outcome::Abandoned }
     }
+}
+
+/// Describes every metric, with its unit.
+fn describe() {
+    let count = |name: &'static str, text: &'static str| describe_counter!(name, Unit::Count, text);
+    let level = |name: &'static str, text: &'static str| describe_gauge!(name, Unit::Count, text);
+    let time = |name: &'static str, text: &'static str| describe_histogram!(name, Unit::Seconds, text);
+    count("ingest_requests_total", "requests whose head was read, by outcome");
+    time("ingest_request_seconds", "from a request's head to its answer");
+    level("ingest_requests_in_flight", "requests between head and answer");
+    describe_histogram!("ingest_body_bytes", Unit::Bytes, "bodies that were received");
+    time("ingest_ack_seconds", "from handing a record to the producer to the brokers' acknowledgement");
+    level("ingest_queue_records", "records that wait for the brokers' acknowledgement");
+    count("ingest_verified_total", "signatures that were right, by source and secret");
+    count("ingest_connections_total", "connections accepted, by how they ended");
+    level("ingest_connections_open", "connections open now");
+    count("ingest_handshake_failures_total", "TLS handshakes that failed, by reason");
+    count("ingest_verification_failures_total", "requests not verified, or refused for their time, by path and reason");
+    time("ingest_clock_skew_seconds", "our clock less the time that was signed");
+    count("ingest_rate_limited_total", "requests told 429, by limit");
+    count("ingest_rate_exchanges_total", "exchanges of counts with other nodes, by outcome");
+    time("ingest_rate_exchange_seconds", "from a report to Redis to its answer");
 }
 
 fn failure(path: &str, source: &str, reason: VerificationFailure) -> Counter {

@@ -85,10 +85,10 @@ impl Publisher {
         self.ack_deadline
     }
 
-    /// Publishes a record and waits for its acknowledgement, at most the deadline.
+    /// Publishes a record and waits for its acknowledgement, at most the deadline: where it lies.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, charged: Charged, metrics: &EdgeMetrics) -> Result<(), Refusal> {
+    pub(crate) async fn publish(&self, charged: Charged, metrics: &EdgeMetrics) -> Result<Ack, Refusal> {
         let (record, handed_over) = (charged.into_record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         // Held until the answer: the last handle of a producer purges what is in it.
@@ -97,12 +97,12 @@ impl Publisher {
         // The producer has a copy: while it is on its way there is no second one.
         let _permit = record.into_permit();
         // The library has the same deadline, but looks at it only now and then.
-        match tokio::time::timeout(self.ack_deadline, delivery).await {
+        let ack = match tokio::time::timeout(self.ack_deadline, delivery).await {
             Ok(acknowledged) => self.note(acknowledged)?,
             Err(_elapsed) => return Err(Refusal::Unavailable(Trouble::AckLate)),
         };
         metrics.acked(handed_over);
-        Ok(())
+        Ok(ack)
     }
 
     fn note(&self, acknowledged: Result<Ack, ProduceError>) -> Result<Ack, ProduceError> {
@@ -152,6 +152,11 @@ impl Publisher {
         deadline: Duration,
     ) -> Result<usize, impl std::error::Error + use<>> {
         producer.partitions(&self.inbox, deadline)
+    }
+
+    /// Records that wait for the brokers' acknowledgement.
+    pub(crate) fn waiting(&self) -> usize {
+        self.producer.load().in_flight()
     }
 
     /// Waits until everything handed over was answered for, and says whether it was. Blocks.

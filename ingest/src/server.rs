@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
+use common::telemetry::Sparing;
 use common::tls::ALPN_H2;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
@@ -46,6 +47,8 @@ use crate::stage::raw::Client;
 
 /// How long accepting pauses after the kernel refused a connection, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is said of a listener that can't accept.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
 /// How long, and how much, to go on reading after an answer that came before the end of the body: closing at once would
 /// reset the connection and take the answer away from the sender.
 const LINGER: Duration = Duration::from_secs(2);
@@ -121,7 +124,9 @@ impl Server {
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
+                    if let Some(left_out) = REPEATS.pass("accept", self.edge.clock.monotonic()) {
+                        tracing::warn!(%error, left_out, "cannot accept");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

@@ -10,6 +10,7 @@ use common::id::{KeyId, SinkId, SourceId};
 use common::kafka::client::KafkaConfig;
 use common::kafka::producer::TRANSACTION_TIMEOUT;
 use common::pin::Pin;
+use common::spans::Export;
 use common::telemetry::LogConfig;
 use common::topics::{Delay, Group, Prefix, Topic};
 use serde::Deserialize;
@@ -37,6 +38,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`
     pub log: LogConfig,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[kafka]`
     pub kafka: KafkaConfig,
     /// `[topics]`
@@ -85,6 +88,23 @@ pub struct Data {
 pub struct Admin {
     /// Where metrics and health are served.
     pub address: SocketAddr,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// The collector that gets spans; empty for none.
+    pub otlp_endpoint: String,
+    /// Further authorities for it.
+    pub otlp_ca: ConfigPath,
+}
+
+impl Telemetry {
+    /// Where spans go. No trace begins here.
+    pub fn export(&self) -> Export<'_> {
+        Export { endpoint: &self.otlp_endpoint, ca: &self.otlp_ca, ratio: 0.0 }
+    }
 }
 
 /// `[topics]`
@@ -419,6 +439,7 @@ impl Config {
             ("data", self.data != running.data),
             ("admin", self.admin != running.admin),
             ("log", self.log != running.log),
+            ("telemetry", self.telemetry != running.telemetry),
             ("kafka", self.kafka != running.kafka),
             ("topics", self.topics != running.topics),
             ("group", self.group != running.group),
@@ -477,6 +498,9 @@ impl Check for Config {
     fn check(&self, mistakes: &mut Vec<Mistake>) {
         self.kafka.check("kafka", mistakes);
         let mut mistake = |key: &str, sentence: &str| mistakes.push(Mistake::new(key, sentence));
+        if let Some(sentence) = self.telemetry.export().endpoint_mistake() {
+            mistake("telemetry.otlp_endpoint", sentence);
+        }
         if !self.roles.router && !self.roles.deliverer {
             mistake("roles", "at least one role must be on");
         }
@@ -674,6 +698,14 @@ topic = "events"
         assert_eq!(config.pipeline_topics().len(), 3 + 2 * 4);
         assert_eq!(config.groups().len(), 5);
         assert_eq!(config.dedup.window, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn spans_go_to_a_url_or_nowhere() {
+        let endpoint = |text: &str| load(&format!("{GOOD}[telemetry]\notlp_endpoint = \"{text}\"\n"));
+        assert!(endpoint("").is_ok() && endpoint("http://localhost:4318/v1/traces").is_ok());
+        let mistakes = endpoint("localhost:4318").unwrap_err();
+        assert_eq!(mistakes.iter().map(Mistake::key).collect::<Vec<_>>(), ["telemetry.otlp_endpoint"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::id::{KeyedId, SinkId, placement};
 use common::kafka::consumer::Incoming;
 use common::record::{Head, Reason, Retry};
+use common::spans::Kind;
 use common::topics::Topic;
 use sha2::{Digest, Sha256};
 
@@ -21,7 +22,7 @@ use crate::core::schedule::{Next, Park, Schedule};
 use crate::engine::{Inspected, Lane, Turn, Work};
 use crate::gate::{Gate, Pass};
 use crate::journal::{self, Point};
-use crate::metrics::{self, DeliveryAge};
+use crate::metrics::{self, DeliveryAge, RetryLateness};
 use crate::outcome::Outcome;
 use crate::pipeline::{HandOff, Item, Pipeline};
 use crate::sink::{Event, Refusal, Sink};
@@ -40,6 +41,8 @@ pub struct Deliverer {
     pub schedule: Schedule,
     /// How old its events are when it has them.
     pub age: DeliveryAge,
+    /// How late its retries are.
+    pub lateness: RetryLateness,
     /// The oldest record that is delivered, in milliseconds between ingest and `events`.
     pub age_max_ms: u64,
 }
@@ -148,15 +151,32 @@ impl Deliverer {
         if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
             return Err(Reason::Misplaced.into());
         }
+        // Each dispatch is a span of its own, below the one that put the record into events.
+        let mut span = self.pipeline.span("deliver", Kind::Client, turn, head);
+        let attempt = head.retry.as_ref().map_or(0, |retry| retry.attempt).saturating_add(1);
+        if let Some(span) = &mut span {
+            span.text("sealstream.sink", self.sink_id.as_str());
+            span.text("sealstream.event", identity.id.to_string());
+            span.number("sealstream.attempt", attempt);
+        }
+        let traceparent = span.as_ref().map(|span| span.context().to_string().into());
         let event = Event {
             webhook_id: identity.id.webhook_id(),
             id: unsealed.id,
             source: head.source.clone(),
             description: keys.sources.describe(head, &unsealed.payload),
-            traceparent: head.traceparent.clone(),
+            traceparent: traceparent.or_else(|| head.traceparent.clone()),
             payload: unsealed.payload,
         };
+        if let Some(retry) = &head.retry {
+            // Never before either: it waited for its lane, and for what the sink asked for.
+            let due_ms = turn.due_ms().max(retry.due_ms.unwrap_or(0));
+            self.lateness.note(self.pipeline.clock.unix_ms().saturating_sub(due_ms));
+        }
         let answer = self.sink.deliver(&event).await;
+        if let (Some(mut span), Err(refusal)) = (span, &answer) {
+            span.fail(refusal.kind());
+        }
         journal::answered(turn, head, identity.id, &answer);
         journal::pass(Point::AfterSinkAnswer);
         let refusal = match answer {
@@ -164,13 +184,20 @@ impl Deliverer {
                 pass.end(Sign::Works, Load::Borne);
                 let first_ms = head.retry.as_ref().map_or(turn.time_ms(), |retry| retry.first_seen_ms);
                 self.age.note(self.pipeline.clock.unix_ms().saturating_sub(first_ms));
+                tracing::trace!(
+                    source = %head.source, sink = %self.sink_id, topic = turn.origin().role, partition = turn.partition(),
+                    offset = turn.offset(), attempt, id = %identity.id, "delivered"
+                );
                 return Ok(());
             }
             Err(refusal) => refusal,
         };
         let charge = pass.end(refusal.sign(), refusal.load());
         metrics::failed(self.sink_id.as_str(), &refusal);
-        tracing::debug!(sink = %self.sink_id, %refusal, ?charge, id = %identity.id, "dispatch failed");
+        tracing::debug!(
+            source = %head.source, sink = %self.sink_id, topic = turn.origin().role, partition = turn.partition(),
+            offset = turn.offset(), attempt, id = %identity.id, %refusal, ?charge, "dispatch failed"
+        );
         match refusal {
             Refusal::Permanent { status } => Err(End::Dead { reason: Reason::Refused, status: Some(status) }),
             Refusal::Status { status, retry_after } => Err(self.failed(turn, head, charge, Some(status), retry_after)),

@@ -93,6 +93,11 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// How long each record of a partition waits.
+    fn wait_ms(&self, partition: i32) -> u64 {
+        if self.delay_ms > 0 { wait_ms(self.delay_ms, partition, self.partitions) } else { 0 }
+    }
+
     fn count(&self, outcome: Outcome) {
         self.ended.count(&self.topic, &self.sink, outcome);
     }
@@ -142,6 +147,8 @@ pub struct Engine<W: Work> {
     lanes: Vec<Arc<Lane>>,
     settings: EngineSettings,
     surroundings: Surroundings,
+    /// The window of the indexes, if there are any.
+    dedup_window: Option<Duration>,
     opener: Option<opening::Opener>,
     waker: Waker,
     state: Mutex<State<W::Item>>,
@@ -177,7 +184,10 @@ struct Slot<I> {
     /// Runs started and not ended.
     sending: usize,
     held: Option<Held<I>>,
+    /// Goes on where the index ends; none while a partition was opened before its window was read.
     cache: Option<cache::Cache>,
+    /// When it was opened, by the monotonic clock.
+    opened: Duration,
 }
 
 /// Whether a run has started.
@@ -209,6 +219,7 @@ impl<W: Work> Engine<W> {
     ) -> Option<Arc<Self>> {
         let lease = Lease::new(settings.session, settings.dispatch_timeout)?;
         let taken = vec![0; lanes.len()];
+        let dedup_window = index.as_ref().map(|index| index.window);
         Some(Arc::new_cyclic(|engine: &Weak<Self>| {
             let opener = index.map(|index| opening::Opener::start(index, Arc::new(Openings(engine.clone()))));
             Self {
@@ -216,6 +227,7 @@ impl<W: Work> Engine<W> {
                 lanes: lanes.into_iter().map(Arc::new).collect(),
                 settings,
                 surroundings,
+                dedup_window,
                 opener,
                 waker,
                 state: Mutex::new(State {
@@ -238,11 +250,6 @@ impl<W: Work> Engine<W> {
     /// Where to read when the poll thread last came round.
     pub fn watch_tick(&self, tick_ms: Arc<AtomicU64>) {
         self.tick_ms.set(tick_ms).ok();
-    }
-
-    /// Whether every partition owned is open.
-    pub fn is_open(&self) -> bool {
-        self.state.lock().slots.values().all(|slot| slot.partition.is_ok())
     }
 
     fn lane_of(&self, at: &TopicPartition) -> Option<usize> {
@@ -277,11 +284,10 @@ impl<W: Work> Engine<W> {
         let slot = slots.get_mut(at)?;
         let lane = &self.lanes[slot.lane];
         let partition = slot.partition.as_mut().ok()?;
-        if lane.delay_ms > 0 {
-            let wait_ms = wait_ms(lane.delay_ms, at.partition, lane.partitions);
-            if self.surroundings.clock.unix_ms() < record.time_ms.saturating_add(wait_ms) {
-                return Some(record);
-            }
+        if lane.delay_ms > 0
+            && self.surroundings.clock.unix_ms() < record.time_ms.saturating_add(lane.wait_ms(at.partition))
+        {
+            return Some(record);
         }
         let Held { offset, time_ms, inspected } = record;
         let key = match &inspected {
@@ -454,6 +460,69 @@ impl<W: Work> Engine<W> {
     }
 }
 
+/// An engine as those see it who look at it from outside, now and then.
+pub trait Watched: Send + Sync {
+    /// Whether every partition owned is open.
+    fn is_open(&self) -> bool;
+
+    /// Notes what changes without anybody's doing.
+    fn measure(&self);
+
+    /// How far each partition that is owned has come.
+    fn positions(&self) -> Vec<Position>;
+}
+
+/// How far a partition has come.
+#[derive(Debug, Clone)]
+pub struct Position {
+    /// Its topic, and whose it is.
+    pub lane: Arc<Lane>,
+    /// Its number.
+    pub partition: i32,
+    /// The lowest offset that is not complete.
+    pub base: i64,
+}
+
+impl<W: Work> Watched for Engine<W> {
+    fn is_open(&self) -> bool {
+        self.state.lock().slots.values().all(|slot| slot.partition.is_ok())
+    }
+
+    fn measure(&self) {
+        let state = self.state.lock();
+        let now = self.surroundings.clock.monotonic();
+        let open = || state.slots.values().filter(|slot| slot.partition.is_ok());
+        let covered = |window: Duration| {
+            let of = |slot: &Slot<W::Item>| match slot.cache {
+                Some(_) => window,
+                None => window.min(now.saturating_sub(slot.opened)),
+            };
+            open().map(of).min().unwrap_or(window)
+        };
+        let now = metrics::GroupNow {
+            in_flight: state.taken.iter().sum(),
+            owned: state.slots.len(),
+            may_start: self.may_start(&state),
+            covered: self.dedup_window.map(covered),
+        };
+        drop(state);
+        metrics::group(&self.lanes[0].topic, &self.lanes[0].sink, now);
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        let state = self.state.lock();
+        let position = |(at, slot): (&TopicPartition, &Slot<W::Item>)| Position {
+            lane: self.lanes[slot.lane].clone(),
+            partition: at.partition,
+            base: match &slot.partition {
+                Ok(partition) => partition.base(),
+                Err(closed) => closed.base,
+            },
+        };
+        state.slots.iter().map(position).collect()
+    }
+}
+
 /// The engine as its opener sees it. When the engine is gone, nothing is wanted any more.
 struct Openings<W: Work>(Weak<Engine<W>>);
 
@@ -469,6 +538,7 @@ impl<W: Work> opening::Owner for Openings<W> {
         {
             slot.partition = Ok(partition);
             slot.cache = cache;
+            slot.opened = engine.surroundings.clock.monotonic();
         }
         engine.waker.wake();
     }
@@ -501,6 +571,8 @@ impl<W: Work> Handler for EngineHandler<W> {
     fn assigned(&self, partitions: Vec<Assigned>) {
         let engine = &self.0;
         journal::assigned(&engine.lanes[0], partitions.len());
+        metrics::rebalanced(&engine.lanes[0].topic, &engine.lanes[0].sink, "assigned");
+        let now = engine.surroundings.clock.monotonic();
         let mut state = engine.state.lock();
         for assigned in partitions {
             let Some(lane) = engine.lane_of(&assigned.at) else { continue };
@@ -526,7 +598,10 @@ impl<W: Work> Handler for EngineHandler<W> {
                     Err(error) => return (engine.surroundings.die)(Doubt(format!("{at:?}: {error}"))),
                 },
             };
-            state.slots.insert(at, Slot { lane, epoch, partition, fenced: false, sending: 0, held: None, cache: None });
+            state.slots.insert(
+                at,
+                Slot { lane, epoch, partition, fenced: false, sending: 0, held: None, cache: None, opened: now },
+            );
         }
         drop(state);
         engine.dirty.store(true, Ordering::SeqCst);
@@ -681,6 +756,7 @@ impl<W: Work> Handler for EngineHandler<W> {
     fn revoked(&self, partitions: &[TopicPartition]) {
         let engine = &self.0;
         journal::revoked(&engine.lanes[0], partitions.len());
+        metrics::rebalanced(&engine.lanes[0].topic, &engine.lanes[0].sink, "revoked");
         let mut guard = engine.state.lock();
         let state = &mut *guard;
         for at in partitions {

@@ -18,6 +18,7 @@ pub mod event;
 pub mod gate;
 mod journal;
 pub mod keys;
+mod measure;
 pub mod metrics;
 pub mod outcome;
 pub mod outlet;

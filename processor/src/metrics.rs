@@ -1,8 +1,9 @@
 //! The processor's metrics, declared once.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use common::id::SinkId;
+use common::id::{KeyId, SinkId, SourceId};
 use common::topics::Topic;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
@@ -48,8 +49,42 @@ pub const BREAKER_PROBES: &str = "processor_breaker_probes_total";
 /// How many dispatches to a sink may be under way at once now. Label: `sink`.
 pub const CONCURRENCY_LIMIT: &str = "processor_concurrency_limit";
 
+/// Seconds from when a record of a retry lane was due to its dispatch. Label: `sink`.
+pub const RETRY_LATENESS: &str = "processor_retry_lateness_seconds";
+/// Records admitted whose completion is not committed yet: the most that a crash can repeat. Labels: `lane` (`inbox`,
+/// `events`, `retry`), `sink`.
+pub const IN_FLIGHT: &str = "processor_in_flight_records";
+/// How far back repeats are known, in seconds: of the partition that knows least. `dedup.window`, but for partitions that
+/// were opened before their window was read. Labels: `lane` (`events`, `retry`), `sink`.
+pub const WINDOW_COVERED: &str = "processor_index_window_covered_seconds";
+/// Whether a group may start effects now, 1 or 0: it holds its lease, or is not at a commit of its transaction. Labels:
+/// `lane`, `sink`.
+pub const LEASE: &str = "processor_lease_held";
+/// Partitions owned. Labels: `lane`, `sink`.
+pub const OWNED: &str = "processor_partitions_owned";
+/// How often partitions came or went. Labels: `lane`, `sink`, `kind` (`assigned`, `revoked`).
+pub const REBALANCES: &str = "processor_rebalances_total";
+/// Records between the lowest incomplete offset of a partition that is owned and its log's end; 0 once it is another's.
+/// Labels: `topic` (the role), `sink` (empty for the router), `partition`.
+pub const LAG: &str = "processor_lag_records";
+/// Envelopes opened by the router: each is one message under its AES-GCM key, of which there may be 2^32. Labels: `source`,
+/// `key`.
+pub const OPENED: &str = "processor_messages_opened_total";
+
 /// Describes every metric.
 pub fn describe() {
+    describe_histogram!(RETRY_LATENESS, Unit::Seconds, "from when a record of a retry lane was due to its dispatch");
+    describe_gauge!(IN_FLIGHT, Unit::Count, "records admitted whose completion is not committed yet");
+    describe_gauge!(WINDOW_COVERED, Unit::Seconds, "how far back repeats are known, of the partition that knows least");
+    describe_gauge!(LEASE, Unit::Count, "whether a group may start effects now");
+    describe_gauge!(OWNED, Unit::Count, "partitions owned");
+    describe_counter!(REBALANCES, Unit::Count, "how often partitions came or went");
+    describe_gauge!(LAG, Unit::Count, "records between the lowest incomplete offset of a partition and its log's end");
+    describe_counter!(
+        OPENED,
+        Unit::Count,
+        "envelopes opened by the router, by source and key: 2^32 at most under one key"
+    );
     describe_counter!(RECORDS, Unit::Count, "records ended, by lane, sink, outcome and reason");
     describe_histogram!(DELIVERY_SECONDS, Unit::Seconds, "from the broker's time of an event to the sink's answer");
     describe_counter!(FAILURES, Unit::Count, "dispatches that failed and may be tried again");
@@ -100,6 +135,62 @@ pub(crate) fn index(topic: &Topic, sink: &str, ids: usize, bytes: usize) {
     };
     set(INDEX_IDS, ids);
     set(INDEX_BYTES, bytes);
+}
+
+/// What a group is about now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupNow {
+    pub(crate) in_flight: usize,
+    pub(crate) owned: usize,
+    pub(crate) may_start: bool,
+    /// `None` where repeats don't matter.
+    pub(crate) covered: Option<Duration>,
+}
+
+/// Notes what a group is about.
+pub(crate) fn group(topic: &Topic, sink: &str, now: GroupNow) {
+    let set =
+        |name: &'static str, value: f64| gauge!(name, "lane" => lane(topic), "sink" => sink.to_owned()).set(value);
+    let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    set(IN_FLIGHT, count(now.in_flight));
+    set(OWNED, count(now.owned));
+    set(LEASE, if now.may_start { 1.0 } else { 0.0 });
+    if let Some(covered) = now.covered {
+        set(WINDOW_COVERED, covered.as_secs_f64());
+    }
+}
+
+/// Counts that partitions came or went.
+pub(crate) fn rebalanced(topic: &Topic, sink: &str, kind: &'static str) {
+    counter!(REBALANCES, "lane" => lane(topic), "sink" => sink.to_owned(), "kind" => kind).increment(1);
+}
+
+/// Notes how much of a partition is left.
+pub(crate) fn lag(topic: &Topic, sink: &str, partition: i32, records: i64) {
+    let (topic, sink, partition) = (topic.role(), sink.to_owned(), partition.to_string());
+    #[allow(clippy::cast_precision_loss, reason = "a count of records, far below 2^52")]
+    gauge!(LAG, "topic" => topic, "sink" => sink, "partition" => partition).set(records.max(0) as f64);
+}
+
+/// Counts envelopes that were opened with a key of a source.
+pub(crate) fn opened(source: &SourceId, key: &KeyId) -> Counter {
+    counter!(OPENED, "source" => source.as_str().to_owned(), "key" => key.as_str().to_owned())
+}
+
+/// How late retries of a sink are.
+pub struct RetryLateness(Histogram);
+
+impl RetryLateness {
+    /// Of a sink's events.
+    pub fn of(sink: &SinkId) -> Self {
+        Self(metrics::histogram!(RETRY_LATENESS, "sink" => sink.as_str().to_owned()))
+    }
+
+    /// Notes how long after it was due a retry was dispatched.
+    pub(crate) fn note(&self, late_ms: u64) {
+        #[allow(clippy::cast_precision_loss, reason = "an age in milliseconds is far below 2^52")]
+        self.0.record(late_ms as f64 / 1000.0);
+    }
 }
 
 /// How old events are when their sink has them.

@@ -11,13 +11,18 @@ use bytes::Bytes;
 use common::clock::Clock;
 use common::kafka::consumer::Incoming;
 use common::kafka::producer::{Outgoing, ProduceError};
-use common::record::{Failure, Head, Header, Reason, RecordKeys};
+use common::record::{Failure, Head, Header, Origin, Reason, RecordKeys};
+use common::spans::{Kind, Span, Tracer};
+use common::telemetry::Sparing;
 use common::topics::{Prefix, Topic};
 
 use crate::engine::Turn;
 use crate::keys::Keys;
 use crate::outcome::Outcome;
 use crate::outlet::Outlet;
+
+/// What is said of hand-offs that fail, by the topic that they go to.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
 
 /// See the module.
 pub struct Pipeline {
@@ -31,6 +36,8 @@ pub struct Pipeline {
     pub keys: Arc<ArcSwap<Keys>>,
     /// Time.
     pub clock: Clock,
+    /// Makes spans of what is traced.
+    pub tracer: Tracer,
 }
 
 /// A record that outlives the consumer's buffer.
@@ -45,7 +52,10 @@ impl Item {
     /// Verifies a record with the keys of its half.
     pub fn read(keys: &RecordKeys, topic: &Topic, record: &Incoming<'_>) -> Self {
         let head = keys.open(topic, record.headers(), record.value()).map_err(|error| {
-            tracing::debug!(%error, topic = %topic.role(), offset = record.offset(), "a record is not to be trusted");
+            tracing::debug!(
+                %error, topic = %topic.role(), partition = record.partition(), offset = record.offset(),
+                "a record is not to be trusted"
+            );
             Reason::BadMac
         });
         Self { head, value: Bytes::copy_from_slice(record.value()) }
@@ -72,6 +82,18 @@ impl Pipeline {
         self.keys.load_full()
     }
 
+    /// A span of the work on a record, if it is traced.
+    pub fn span(&self, name: &'static str, kind: Kind, turn: &Turn, head: &Head) -> Option<Span> {
+        let mut span = self.tracer.span(None, name, kind, head.traceparent.as_deref())?;
+        let place = turn.origin();
+        span.text("sealstream.source", head.source.as_str());
+        span.text("messaging.system", "kafka");
+        span.text("messaging.destination.name", place.role);
+        span.text("messaging.destination.partition.id", place.partition.to_string());
+        span.number("messaging.kafka.offset", place.offset);
+        Some(span)
+    }
+
     /// Produces a record and waits for its acknowledgement, however long that takes. `None` if the partition left before.
     pub async fn hand_off(&self, turn: &Turn, record: HandOff<'_>) -> Option<()> {
         const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -85,7 +107,11 @@ impl Pipeline {
             match &error {
                 ProduceError::QueueFull => {}
                 ProduceError::TooLarge | ProduceError::Unavailable(_) | ProduceError::Closed => {
-                    tracing::warn!(%error, %topic, "a hand-off failed and is repeated: the record stays open");
+                    // Every record under way says so, every two seconds, for as long as Kafka is away.
+                    if let Some(left_out) = REPEATS.pass(&topic, self.clock.monotonic()) {
+                        let Origin { role, partition, offset } = turn.origin();
+                        tracing::warn!(%error, %topic, from = role, partition, offset, left_out, "a hand-off failed and is repeated: the record stays open");
+                    }
                 }
             }
             if !turn.is_ours() {
@@ -111,7 +137,12 @@ impl Pipeline {
             value: &item.value,
         };
         self.hand_off(turn, record).await?;
-        tracing::debug!(%reason, origin = ?turn.origin(), "dead letter");
+        let Origin { role, partition, offset } = turn.origin();
+        let source = head.map(|head| head.source.as_str());
+        let retry = head.and_then(|head| head.retry.as_ref());
+        let (sink, attempt) = (retry.map(|retry| retry.sink.as_str()), retry.map(|retry| retry.attempt));
+        let id = head.and_then(|head| head.identity).map(|identity| identity.id.to_string());
+        tracing::debug!(source, sink, topic = role, partition, offset, attempt, id, %reason, status, "dead letter");
         Some(Outcome::Dead(reason))
     }
 }

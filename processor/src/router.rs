@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::id::{EventId, SourceId, placement};
 use common::kafka::consumer::Incoming;
 use common::record::{Head, Identity};
+use common::spans::Kind;
 use common::topics::Topic;
 
 use crate::engine::{Inspected, Lane, Turn, Work};
@@ -46,7 +47,11 @@ impl Work for Router {
     async fn run(&self, turn: Turn, item: Item, (): ()) -> Option<Outcome> {
         let keys = self.pipeline.keys();
         let unsealed = match &item.head {
-            Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| (head, unsealed.id)),
+            Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| {
+                // Each record of the inbox is a message of its own, sealed under a nonce of its own.
+                keys.sources.count(&head.source, &unsealed.key_id);
+                (head, unsealed.id)
+            }),
             Err(reason) => Err(*reason),
         };
         let (head, event) = match unsealed {
@@ -54,12 +59,26 @@ impl Work for Router {
             Err(reason) => return self.pipeline.bury(&turn, &item, reason, None).await,
         };
         let identity = identity(&keys, &head.source, &event);
+        let mut span = self.pipeline.span("route", Kind::Consumer, &turn, head);
+        if let Some(span) = &mut span {
+            span.text("sealstream.event", identity.id.to_string());
+        }
+        let traceparent = span.as_ref().map(|span| span.context().to_string().into());
         let partition = placement(&head.source, &event, self.pipeline.partitions);
-        let head = Head { identity: Some(identity), retry: None, ..head.clone() };
+        let head = Head {
+            identity: Some(identity),
+            retry: None,
+            traceparent: traceparent.or_else(|| head.traceparent.clone()),
+            ..head.clone()
+        };
         let headers = keys.core.seal(&Topic::Events, &head, &item.value);
         let key = Some(&identity.id.0[..]);
         let record = HandOff { topic: &Topic::Events, partition: Some(partition), key, headers, value: &item.value };
         self.pipeline.hand_off(&turn, record).await?;
+        tracing::trace!(
+            source = %head.source, topic = "inbox", partition = turn.partition(), offset = turn.offset(), to = partition,
+            id = %identity.id, "copied"
+        );
         Some(Outcome::Routed)
     }
 }

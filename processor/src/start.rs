@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use common::admin::{self, Health};
 use common::clock::Clock;
-use common::config::Mistakes;
+use common::config::{Mistake, Mistakes};
 use common::id::SinkId;
 use common::kafka::admin::{Admin, AdminError};
 use common::kafka::client::ClientError;
@@ -18,6 +18,7 @@ use common::kafka::consumer::{ConsumerSettings, Die, Doubt, GroupConsumer, OnFen
 use common::kafka::producer::{Producer, ProducerSettings, TransactionError, TransactionalProducer};
 use common::reload::{Facts, Marks, Reload, Reloader, Start};
 use common::shutdown::Group as Tasks;
+use common::spans::{ExportError, Tracer};
 use common::telemetry::Metrics;
 use common::topics::{Group, Topic};
 use tokio::runtime::Handle;
@@ -27,11 +28,11 @@ use crate::checks::{CheckError, Inspection, inspect};
 use crate::config::Config;
 use crate::deliverer::{Deliverer, dedup_key};
 use crate::engine::{
-    Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Work,
+    Engine, EngineHandler, EngineSettings, Guard, IndexSettings, KeyOf, Lane, Surroundings, Throttle, Watched, Work,
 };
 use crate::gate::Gate;
 use crate::keys::Keys;
-use crate::metrics::{DeliveryAge, Ended};
+use crate::metrics::{DeliveryAge, Ended, RetryLateness};
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
 use crate::reload::{self, Reloading};
@@ -39,7 +40,7 @@ use crate::router::Router;
 use crate::sink::{KafkaSink, Sink, SinkError};
 use crate::slot::{self, Fenced, Slot, SlotError};
 use crate::store::{Keeper, KeeperSettings, NoStore, Store};
-use crate::{metrics, topics};
+use crate::{measure, metrics, topics};
 
 /// How long the last records may take to be acknowledged when a processor stops.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
@@ -111,6 +112,9 @@ pub enum StartError {
     /// Topics are not as they must be.
     #[error("the topics are not as they must be:\n{}", .0.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n"))]
     Topics(Vec<topics::Finding>),
+    /// Spans can't be exported.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] ExportError),
     /// The admin listener.
     #[error("admin.address {address}: {source}")]
     Admin {
@@ -139,6 +143,8 @@ pub struct Running {
 
 /// Reads every file that the configuration names and tells what is wrong with them. Reaches for no broker.
 pub fn check(config: &Config) -> Result<(), Mistakes> {
+    let ca = config.telemetry.export().ca_mistake().map(|wrong| Mistake::new("telemetry.otlp_ca", wrong));
+    Mistakes::none_in(ca.into_iter().collect())?;
     Keys::load(config)?;
     reload::credentials(config)?;
     reload::expiries(config).map(drop)
@@ -169,6 +175,7 @@ pub async fn start_from(
         .await
         .map_err(|source| StartError::Admin { address, source })?;
 
+    let tracer = Tracer::start(config.telemetry.export(), "processor", &deps.tasks, &deps.clock, &deps.metrics)?;
     let cluster = if embedded { None } else { Some(check_topics(&config).await?) };
     let slot = if embedded { None } else { Some(Slot::take(config.data.dir.as_path())?) };
     let store = store(&config, slot.as_ref(), cluster, &deps.clock);
@@ -176,7 +183,7 @@ pub async fn start_from(
         &config.kafka,
         &ProducerSettings { ack_deadline: HAND_OFF_DEADLINE, ..ProducerSettings::default() },
     )?;
-    let pipeline = pipeline(&config, &deps, keys.clone(), Arc::new(Outlet::Plain(producer)));
+    let pipeline = pipeline(&config, &deps, keys.clone(), tracer, Arc::new(Outlet::Plain(producer)));
     let mut builder = Builder {
         config: &config,
         deps: &deps,
@@ -187,7 +194,7 @@ pub async fn start_from(
         instance: slot.as_ref().map(|slot| slot.instance().to_owned()),
         on_fenced: on_fenced(slot.as_ref(), deps.clock.clone()),
         consumers: Vec::new(),
-        open: Vec::new(),
+        engines: Vec::new(),
     };
     if config.roles.router {
         builder.router()?;
@@ -212,8 +219,10 @@ pub async fn start_from(
             sinks.push(made);
         }
     }
-    let Builder { consumers, open, .. } = builder;
-    report_health(&deps.tasks, health.clone(), open);
+    let Builder { consumers, engines, .. } = builder;
+    report_health(&deps.tasks, health.clone(), engines.clone());
+    let log = (!embedded).then(|| measure::Log::new(&config)).transpose()?;
+    deps.tasks.spawn("measure", measure::run(engines, log, deps.tasks.token()));
     if config.roles.deliverer {
         for (name, sink) in &config.sink {
             tracing::info!(sink = %name, per_lane = sink.permits(), lanes = 1 + config.retry.lanes.len(), "a crash repeats at most per_lane × lanes deliveries");
@@ -311,7 +320,7 @@ struct Builder<'a> {
     instance: Option<String>,
     on_fenced: OnFenced,
     consumers: Vec<GroupConsumer>,
-    open: Vec<Box<dyn Fn() -> bool + Send>>,
+    engines: Vec<Arc<dyn Watched>>,
 }
 
 /// How a group's consumer works.
@@ -356,7 +365,7 @@ impl Builder<'_> {
         let outlet = Outlet::Transaction { producer: transaction.clone(), die: self.deps.die.clone() };
         let outlet = Arc::new(outlet);
         Ok(Side {
-            pipeline: pipeline(self.config, self.deps, self.keys.clone(), outlet.clone()),
+            pipeline: pipeline(self.config, self.deps, self.keys.clone(), self.pipeline.tracer.clone(), outlet.clone()),
             sink: Arc::new(Sink::Kafka(KafkaSink::through(outlet, settings.topic.clone()))),
             transaction: Some(transaction),
         })
@@ -388,6 +397,7 @@ impl Builder<'_> {
             sink: side.sink.clone(),
             schedule: self.config.schedule(),
             age: DeliveryAge::of(name),
+            lateness: RetryLateness::of(name),
             age_max_ms: u64::try_from(self.config.dedup.age_max.as_millis()).unwrap_or(u64::MAX),
         };
         let (fresh, again) = (work(events), work(retries));
@@ -482,16 +492,22 @@ impl Builder<'_> {
             self.deps.die.clone(),
         )?;
         engine.watch_tick(consumer.tick_ms());
-        self.open.push(Box::new(move || engine.is_open()));
+        self.engines.push(engine);
         self.consumers.push(consumer);
         Ok(())
     }
 }
 
 /// What router and deliverers share, but for where they write.
-fn pipeline(config: &Config, deps: &Deps, keys: Arc<ArcSwap<Keys>>, outlet: Arc<Outlet>) -> Arc<Pipeline> {
+fn pipeline(
+    config: &Config,
+    deps: &Deps,
+    keys: Arc<ArcSwap<Keys>>,
+    tracer: Tracer,
+    outlet: Arc<Outlet>,
+) -> Arc<Pipeline> {
     let (prefix, partitions) = (config.topics.prefix.clone(), config.topics.partitions);
-    Arc::new(Pipeline { outlet, prefix, partitions, keys, clock: deps.clock.clone() })
+    Arc::new(Pipeline { outlet, prefix, partitions, keys, clock: deps.clock.clone(), tracer })
 }
 
 /// Writes it down where the next start looks for it.
@@ -527,13 +543,13 @@ async fn check_topics(config: &Config) -> Result<String, StartError> {
 }
 
 /// Ready while every partition that is owned is open. A processor without partitions is a spare, and ready too.
-fn report_health(tasks: &Tasks, health: Health, open: Vec<Box<dyn Fn() -> bool + Send>>) {
+fn report_health(tasks: &Tasks, health: Health, engines: Vec<Arc<dyn Watched>>) {
     let token = tasks.token();
     tasks.spawn("health", async move {
         let mut every = tokio::time::interval(Duration::from_millis(250));
         loop {
             tokio::select! {
-                _ = every.tick() => health.set("partitions", open.iter().all(|open| open())),
+                _ = every.tick() => health.set("partitions", engines.iter().all(|engine| engine.is_open())),
                 () = token.cancelled() => return,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ::metrics::Counter;
 use common::config::{Mistake, Mistakes};
 use common::envelope::Envelope;
 use common::id::{EventId, KeyId, SinkId, SourceId};
@@ -11,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, EventIdRule};
 use crate::event::{Found, Pointer, find, find_all};
+use crate::metrics;
 
 /// Why a source could not be set up. The operator's fault.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,8 @@ pub struct Sources(BTreeMap<SourceId, Source>);
 
 struct Source {
     keyring: Keyring,
+    /// What was opened with each key.
+    opened: Vec<(KeyId, Counter)>,
     event_id: EventIdRule,
     event_type: Pointer,
     event_time: Pointer,
@@ -57,6 +61,8 @@ pub struct Unsealed {
     pub id: EventId,
     /// Its payload.
     pub payload: Zeroizing<Vec<u8>>,
+    /// The key that opened it.
+    pub key_id: KeyId,
 }
 
 /// What an event's payload says of itself.
@@ -92,8 +98,10 @@ impl Source {
             keys.push((key.id.clone(), loaded));
         }
         let keyring = Keyring::new(keys).map_err(|source| SourceError::Keyring { name: name.clone(), source })?;
+        let opened = keyring.ids().map(|id| (id.clone(), metrics::opened(name, id))).collect();
         Ok(Self {
             keyring,
+            opened,
             event_id: source.event_id.clone(),
             event_type: source.event_type.clone(),
             event_time: source.event_time.clone(),
@@ -129,7 +137,7 @@ impl Sources {
             OpenError::UnknownKey(_) => Reason::UnknownKey,
             OpenError::Failed => Reason::OpenFailed,
         })?;
-        let payload = opened.plaintext;
+        let (payload, key_id) = (opened.plaintext, opened.key_id);
         let id = match (&envelope, &source.event_id) {
             (Envelope::Jwe(jwe), _) => jwe.header().jti.clone(),
             (Envelope::Native(_), EventIdRule::SignedContent) => EventId::of_signed_content(&head.timestamp, value),
@@ -138,7 +146,15 @@ impl Sources {
                 Found::Missing | Found::Unusable => return Err(Reason::InvalidEventId),
             },
         };
-        Ok(Unsealed { id, payload })
+        Ok(Unsealed { id, payload, key_id })
+    }
+
+    /// Counts a message that was opened with a key of its source.
+    pub fn count(&self, source: &SourceId, key_id: &KeyId) {
+        let keys = self.0.get(source).map_or(&[][..], |source| &source.opened);
+        if let Some((_, opened)) = keys.iter().find(|(id, _)| id == key_id) {
+            opened.increment(1);
+        }
     }
 
     /// What an event's payload says of itself.

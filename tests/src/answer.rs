@@ -21,6 +21,8 @@ pub struct Answer {
     pub says: String,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u64>,
+    /// The request's id.
+    pub request_id: Option<String>,
 }
 
 impl Answer {
@@ -28,12 +30,15 @@ impl Answer {
     pub fn of(response: &Response<Bytes>) -> Self {
         let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
         let text = |member: &str| body[member].as_str().unwrap_or_default().to_owned();
+        let request_id =
+            response.headers().get("x-request-id").and_then(|value| value.to_str().ok().map(str::to_owned));
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
             status: response.status().as_u16(),
             code: text("code"),
             says: text("status"),
             retry_after_s: retry_after,
+            request_id,
         }
     }
 

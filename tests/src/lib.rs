@@ -12,6 +12,7 @@ pub mod answer;
 pub mod books;
 pub mod broker;
 pub mod client;
+pub mod collector;
 pub mod environment;
 pub mod faults;
 pub mod ledger;

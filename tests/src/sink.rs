@@ -120,6 +120,8 @@ pub struct Delivery {
     pub is_effect: bool,
     /// The media type of the payload.
     pub content_type: String,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
     /// The payload.
     pub payload: Bytes,
 }
@@ -300,6 +302,7 @@ impl RecordingSink {
             status: reply.status,
             is_effect: false,
             content_type: text(head, &CONTENT_TYPE).unwrap_or_default().to_owned(),
+            traceparent: text(head, &HeaderName::from_static("traceparent")).map(str::to_owned),
             payload,
         };
         let index = seen.deliveries.len();

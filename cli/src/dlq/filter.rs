@@ -63,11 +63,7 @@ pub(crate) struct Filter {
 impl Filter {
     /// Loads the id keys if an event id is to be looked for.
     pub(crate) fn new(args: &Args, state: State, config: &Config, now_ms: u64) -> Result<Self> {
-        let keys = || {
-            let key = |key: &processor::config::KeyFile| Ok(IdKey::new(key.id.clone(), &key.file.load()?));
-            config.pipeline.id_keys.iter().map(key).collect::<Result<Vec<_>>>()
-        };
-        let ids = args.id.as_ref().map(|id| keyed_ids(id, &args.source, keys)).transpose()?;
+        let ids = args.id.as_ref().map(|id| keyed_ids(id, &args.source, || id_keys(config))).transpose()?;
         let at = |moment: Option<Moment>| moment.map(|moment| moment.unix_ms(now_ms));
         Ok(Self { since_ms: at(args.since), until_ms: at(args.until), args: args.clone(), ids, state })
     }
@@ -111,7 +107,8 @@ pub(crate) enum Moment {
 }
 
 impl Moment {
-    fn unix_ms(self, now_ms: u64) -> u64 {
+    /// Counted from now.
+    pub(crate) fn unix_ms(self, now_ms: u64) -> u64 {
         match self {
             Self::At(unix_ms) => unix_ms,
             Self::Ago(span) => now_ms.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
@@ -139,8 +136,18 @@ fn reason(text: &str) -> Result<Reason, String> {
     })
 }
 
+/// The keys that make keyed ids: the current one, and the previous or the next.
+pub(crate) fn id_keys(config: &Config) -> Result<Vec<IdKey>> {
+    let key = |key: &processor::config::KeyFile| Ok(IdKey::new(key.id.clone(), &key.file.load()?));
+    config.pipeline.id_keys.iter().map(key).collect()
+}
+
 /// The keyed ids that a text may stand for: one as it is shown, or those of an event id under every id key.
-fn keyed_ids(text: &str, sources: &[SourceId], keys: impl FnOnce() -> Result<Vec<IdKey>>) -> Result<Vec<KeyedId>> {
+pub(crate) fn keyed_ids(
+    text: &str,
+    sources: &[SourceId],
+    keys: impl FnOnce() -> Result<Vec<IdKey>>,
+) -> Result<Vec<KeyedId>> {
     let hex = HEXLOWER.decode(text.as_bytes()).ok();
     let webhook = text.strip_prefix("msg_").and_then(|text| BASE64URL_NOPAD.decode(text.as_bytes()).ok());
     let mut ids: Vec<_> =
@@ -151,7 +158,7 @@ fn keyed_ids(text: &str, sources: &[SourceId], keys: impl FnOnce() -> Result<Vec
     }
     if ids.is_empty() {
         bail!(
-            "--id {text:?} is an event id, and those are a source's own: name it with --source. A keyed id has 32 hex digits, a \
+            "{text:?} is an event id, and those are a source's own: name it with --source. A keyed id has 32 hex digits, a \
              webhook-id begins with msg_"
         );
     }

@@ -30,7 +30,7 @@ pub(super) fn by_reason(letters: &[Letter]) -> BTreeMap<&'static str, u64> {
 }
 
 /// A time in RFC 3339, to the second.
-pub(super) fn time(unix_ms: u64) -> String {
+pub(crate) fn time(unix_ms: u64) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.0}"))
 }

@@ -3,6 +3,7 @@
 //! TLS verification has no off switch: with TLS on, the broker's certificate and host name are always checked.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -12,7 +13,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::config::{ConfigPath, Mistake, SecretFile, SecretFileError};
+use crate::telemetry::Sparing;
 
 /// `[kafka]` of both binaries. See `ingest.default.toml` for the meaning of each key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -235,10 +238,16 @@ impl ClientContext for Logged {
     }
 }
 
+/// What the library repeats for each client, broker and try.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
+
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::warn!(target: "kafka", facility, "{message}");
+            // Facilities are a few dozen words of the library's.
+            if let Some(left_out) = REPEATS.pass(facility, Clock::system().monotonic()) {
+                tracing::warn!(target: "kafka", facility, left_out, "{message}");
+            }
         }
         RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => tracing::info!(target: "kafka", facility, "{message}"),
         RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", facility, "{message}"),
@@ -248,7 +257,9 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 pub(super) fn log_error(error: &KafkaError, reason: &str) {
     // Every broker down is repeated for each broker by the library: once a client is enough, at warn.
     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-        tracing::warn!(target: "kafka", "all brokers are down: {reason}");
+        if let Some(left_out) = REPEATS.pass("all brokers down", Clock::system().monotonic()) {
+            tracing::warn!(target: "kafka", left_out, "all brokers are down: {reason}");
+        }
     } else {
         tracing::debug!(target: "kafka", %error, "{reason}");
     }

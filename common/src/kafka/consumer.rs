@@ -108,6 +108,11 @@ impl<'a> Incoming<'a> {
         Self { message }
     }
 
+    /// Its partition.
+    pub fn partition(&self) -> i32 {
+        self.message.partition()
+    }
+
     /// Its offset.
     pub fn offset(&self) -> i64 {
         self.message.offset()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::trace::TraceContext;
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -81,6 +82,21 @@ impl Authenticated {
             return Err(Refusal::UnsupportedMediaType);
         }
         Ok(Self { permit, source, signed, body })
+    }
+
+    /// Whose it is.
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// The trace that it belongs to.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        self.signed.traceparent.as_deref()
+    }
+
+    /// What comes behind belongs to this place of the trace.
+    pub(crate) fn trace_at(&mut self, context: TraceContext) {
+        self.signed.traceparent = Some(context.to_string().into());
     }
 
     /// Gives everything to the next stage.

@@ -28,16 +28,19 @@ fn a_body_earns_its_time() {
 }
 
 #[test]
-fn only_a_trace_context_of_version_00_is_passed_on() {
+fn a_trace_context_is_passed_on_in_our_own_words_and_nothing_else_is() {
     let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let read = |text: &str| traceparent(&HeaderValue::from_str(text).unwrap());
     assert_eq!(read(good).as_deref(), Some(good));
     for end in 0..good.len() {
         assert_eq!(read(&good[..end]), None);
     }
-    for bad in [good.replace("00-", "01-"), good.to_uppercase(), good.replace('-', "0"), format!("{good}-x")] {
+    assert_eq!(read(&format!("{}-and-more", good.replacen("00", "01", 1))).as_deref(), Some(good));
+    let zero = good.replace("b7ad6b7169203331", &"0".repeat(16));
+    for bad in [good.replacen("00", "ff", 1), good.to_uppercase(), good.replace('-', "0"), format!("{good}-x"), zero] {
         assert_eq!(read(&bad), None, "{bad}");
     }
+    assert_eq!(traceparent(&HeaderValue::from_bytes(b"00-\xff").unwrap()), None);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::kafka::client::KafkaConfig;
 use common::kafka::consumer::{Assigned, Incoming, TopicPartition};
+use common::telemetry::Sparing;
 
 use super::Lane;
 use super::cache::Cache;
@@ -40,6 +41,9 @@ const BURST_PARTITIONS: usize = 256;
 
 /// How long to wait before brokers that did not answer are asked again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is said of brokers that don't answer.
+static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
 
 /// Tells a record's dedup key, `None` for a record that can't be trusted.
 pub type KeyOf = Arc<dyn Fn(&Lane, &Incoming<'_>) -> Option<DedupKey> + Send + Sync>;
@@ -166,7 +170,9 @@ impl Work {
             let Some(lane) = self.backlog.front().map(|job| job.lane.clone()) else { continue };
             let mut burst = burst::Burst::new(&self.settings, &*owner, lane);
             if let Err(error) = burst.run(&self.waiting, &mut self.backlog) {
-                tracing::warn!(%error, "the dedup index could not be read from the log, trying again");
+                if let Some(left_out) = REPEATS.pass("index", self.settings.clock.monotonic()) {
+                    tracing::warn!(%error, left_out, "the dedup index could not be read from the log, trying again");
+                }
                 self.backlog.extend(burst.left());
                 std::thread::sleep(PAUSE);
             }

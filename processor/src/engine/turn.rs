@@ -68,6 +68,11 @@ impl Turn {
         self.time_ms
     }
 
+    /// When its lane was over for it, Unix milliseconds.
+    pub fn due_ms(&self) -> u64 {
+        self.time_ms.saturating_add(self.lane.wait_ms(self.at.partition))
+    }
+
     /// Where it was read, as a letter tells it.
     pub fn origin(&self) -> Origin {
         Origin { role: self.lane.topic.role(), partition: self.at.partition, offset: self.offset }

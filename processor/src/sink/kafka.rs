@@ -9,7 +9,8 @@
 //! ce_source          source name
 //! ce_type, ce_time   by the source's rule
 //! ce_webhookid       the same id that HTTP sinks get
-//! ce_traceparent     if the sender gave one
+//! ce_traceparent     if the event is traced: CloudEvents' extension for distributed tracing
+//! traceparent        the same, where tracing libraries for Kafka look for it
 //! ```
 
 use std::sync::Arc;
@@ -59,7 +60,7 @@ impl KafkaSink {
             ("ce_webhookid", &event.webhook_id),
         ];
         if let Some(traceparent) = &event.traceparent {
-            headers.push(("ce_traceparent", traceparent));
+            headers.extend([("ce_traceparent", &**traceparent), ("traceparent", traceparent)]);
         }
         let headers = headers.into_iter().map(|(name, text)| (name, text.as_bytes()));
         self.outlet.write(record, headers).await.map_err(refusal)

@@ -1,4 +1,4 @@
-//! What the alert rules look at is what the shipped binaries export.
+//! What the alert rules and the dashboard look at is what the shipped binaries export.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,16 +6,32 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::envelope::Format;
 use tests::plan::Plan;
-use tests::sink::Behaviour;
+use tests::sink::{Behaviour, Reply};
 use tests::wait::until;
 
 const RULES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/edge.rules.yml"));
 
-/// The metrics that the rules name, each with the labels that it must have.
-fn selectors() -> BTreeSet<String> {
+const DASHBOARD: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/dashboards/overview.json"));
+
+/// The rules without what is said about them.
+fn rules() -> String {
     let is_code =
         |line: &&str| !["#", "summary:", "description:"].iter().any(|word| line.trim_start().starts_with(word));
-    let code = RULES.lines().filter(is_code).collect::<Vec<_>>().join("\n");
+    RULES.lines().filter(is_code).collect::<Vec<_>>().join("\n")
+}
+
+/// The dashboard's queries.
+fn queries() -> Result<String> {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD)?;
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
+    Ok(queries.join("\n"))
+}
+
+/// The metrics that queries name, each with the labels that it must have.
+fn selectors(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for prefix in ["ingest_", "processor_"] {
         for (at, _) in code.match_indices(prefix) {
@@ -66,7 +82,7 @@ fn parts(selector: &str) -> (&str, Vec<Vec<(String, String)>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
-    let selectors = selectors();
+    let selectors = selectors(&rules());
     ensure!(selectors.len() >= 13, "{selectors:?}");
     Plan::new("alerts")
         .source("acme", &["main"])
@@ -88,6 +104,69 @@ async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
             });
             let found = found.await;
             found.with_context(|| format!("{missing:?}"))
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_dashboard_is_exported() -> Result<()> {
+    let selectors = selectors(&queries()?);
+    ensure!(selectors.len() >= 20, "{selectors:?}");
+    // One event is parked once, one dies.
+    let sink = Behaviour::by_rule(|arrival| match (arrival.event_id, arrival.attempt) {
+        ("evt-bad", _) => Reply::status(400),
+        (_, 1) => Reply::status(503),
+        _ => Reply::OK,
+    });
+    Plan::new("dashboard")
+        .source("acme", &["main"])
+        .http("main", sink)
+        .run(async |stack| {
+            let client = stack.client(0, "acme", Format::Native)?;
+            client.send("evt-good").await?;
+            client.send("evt-bad").await?;
+            stack.settled().await?;
+            let mut missing = Vec::new();
+            let found = until("every series is there", Duration::from_secs(30), async || {
+                let text = [stack.ingest(0).metrics().await?, stack.processor(0).metrics().await?].concat();
+                missing.clear();
+                for selector in &selectors {
+                    let (name, all) = parts(selector);
+                    let lacks = |matchers: &Vec<_>| !text.lines().any(|line| fits(line, name, matchers));
+                    missing.extend(all.into_iter().filter(lacks).map(|matchers| (name.to_owned(), matchers)));
+                }
+                Ok(missing.is_empty().then_some(()))
+            });
+            let found = found.await;
+            found.with_context(|| format!("{missing:?}"))?;
+
+            // What they say: nothing is left, and what was opened was opened with the one key.
+            let processor = stack.processor(0);
+            let ended = until("no lag is left", Duration::from_secs(30), async || {
+                let lag = processor.metric("processor_lag_records", &[]).await?;
+                let open = processor.metric("processor_in_flight_records", &[]).await?;
+                Ok((lag == 0.0 && open == 0.0).then_some(()))
+            });
+            ended.await?;
+            let value = async |name: &str, labels: &[(&str, &str)]| processor.metric(name, labels).await;
+            assert_eq!(value("processor_messages_opened_total", &[("source", "acme"), ("key", "k1")]).await?, 2.0);
+            assert_eq!(value("processor_retry_lateness_seconds_count", &[("sink", "main")]).await?, 1.0);
+            assert_eq!(
+                value("processor_retry_lateness_seconds_bucket", &[("sink", "main"), ("le", "86400")]).await?,
+                1.0
+            );
+            let window = value("processor_index_window_covered_seconds", &[("lane", "events"), ("sink", "main")]);
+            assert_eq!(window.await?, 3600.0);
+            assert_eq!(value("processor_partitions_owned", &[("lane", "events"), ("sink", "main")]).await?, 6.0);
+            assert!(value("processor_rebalances_total", &[("kind", "assigned"), ("lane", "inbox")]).await? >= 1.0);
+            let text = [stack.ingest(0).metrics().await?, stack.processor(0).metrics().await?].concat();
+            let named: BTreeSet<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+            let described: BTreeSet<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()).collect();
+            let bare: Vec<_> = named.difference(&described).collect();
+            assert!(bare.is_empty(), "without a description: {bare:?}");
+            Ok(())
         })
         .await
 }

@@ -70,6 +70,11 @@ impl Reader {
         self.0.fetch_watermarks(topic, partition, CALL_DEADLINE).map_err(|source| kafka_error(topic, partition, source))
     }
 
+    /// The end of each partition's log, of partition 0 to the last: one question for all. Blocks.
+    pub fn log_ends(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, ReadError> {
+        log_ends(&self.0, topic, partitions)
+    }
+
     /// The first offset whose record is at or after a time, or the log's end. Blocks.
     pub fn offset_at(&self, topic: &str, partition: i32, time_ms: u64) -> Result<i64, ReadError> {
         let error = |source| kafka_error(topic, partition, source);
@@ -121,6 +126,42 @@ impl Reader {
         self.0.unassign().map_err(error)?;
         result
     }
+}
+
+/// The end of each partition's log, of partition 0 to the last: one question for all. Blocks.
+pub(super) fn log_ends<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: i32,
+) -> Result<Vec<i64>, ReadError> {
+    let asked: Vec<_> = (0..partitions).map(|partition| (partition, Offset::End)).collect();
+    Ok(ask(consumer, topic, &asked)?.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Where partitions are at a time, or at their end: one question for all. Blocks.
+pub(super) fn ask<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    places: &[(i32, Offset)],
+) -> Result<Vec<Option<i64>>, ReadError> {
+    let error = |partition, source| kafka_error(topic, partition, source);
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (partition, place) in places {
+        list.add_partition_offset(topic, *partition, *place).map_err(|source| error(*partition, source))?;
+    }
+    let found = consumer.offsets_for_times(list, CALL_DEADLINE).map_err(|source| error(-1, source))?;
+    let mut offsets = Vec::with_capacity(places.len());
+    for (partition, _) in places {
+        let element = found.find_partition(topic, *partition);
+        if let Some(Err(source)) = element.as_ref().map(|element| element.error()) {
+            return Err(error(*partition, source));
+        }
+        offsets.push(match element.map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            Some(_) | None => None,
+        });
+    }
+    Ok(offsets)
 }
 
 pub(super) fn kafka_error(topic: &str, partition: i32, source: KafkaError) -> ReadError {

@@ -12,11 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use super::reader::{ask, log_ends};
 use super::{Incoming, ReadError, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
-
-/// A broker call takes no longer than this.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most that is fetched ahead, in KiB.
 const FETCHED_KIB_MAX: u32 = 16 * 1024;
@@ -59,30 +57,12 @@ impl Scanner {
 
     /// The end of each partition's log, of partition 0 to the last. Blocks.
     pub fn log_ends(&self, partitions: i32) -> Result<Vec<i64>, ReadError> {
-        let asked: Vec<_> = (0..partitions).map(|partition| (partition, Offset::End)).collect();
-        Ok(self.ask(&asked)?.into_iter().map(Option::unwrap_or_default).collect())
+        log_ends(&self.consumer, &self.topic, partitions)
     }
 
     /// Where partitions are at a time, or at their end: one question for all.
     fn ask(&self, places: &[(i32, Offset)]) -> Result<Vec<Option<i64>>, ReadError> {
-        let mut list = TopicPartitionList::with_capacity(places.len());
-        for (partition, place) in places {
-            let added = list.add_partition_offset(&self.topic, *partition, *place);
-            added.map_err(|source| self.error(*partition, source))?;
-        }
-        let found = self.consumer.offsets_for_times(list, CALL_DEADLINE).map_err(|source| self.error(-1, source))?;
-        let mut offsets = Vec::with_capacity(places.len());
-        for (partition, _) in places {
-            let element = found.find_partition(&self.topic, *partition);
-            if let Some(Err(source)) = element.as_ref().map(|element| element.error()) {
-                return Err(self.error(*partition, source));
-            }
-            offsets.push(match element.map(|element| element.offset()) {
-                Some(Offset::Offset(offset)) => Some(offset),
-                Some(_) | None => None,
-            });
-        }
-        Ok(offsets)
+        ask(&self.consumer, &self.topic, places)
     }
 
     /// Begins to read these partitions from these offsets on.
