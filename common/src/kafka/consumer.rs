@@ -37,7 +37,7 @@ use super::client::{ClientError, KafkaConfig};
 use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
-pub use offsets::{beyond_the_end, commit_first, committed, start_anew};
+pub use offsets::{GroupOffsets, beyond_the_end, commit_first, committed, start_anew};
 pub use ownerless::ownerless;
 pub use reader::{ReadError, Reader};
 

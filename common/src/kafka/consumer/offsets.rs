@@ -11,22 +11,36 @@ use super::reader::{ReadError, ReaderContext, kafka_error};
 use super::{CALL_DEADLINE, TopicPartition};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
-/// The offsets that a group has committed, `None` where it has none. Blocks.
-///
-/// Those in an open transaction are not committed, and are not waited for.
+/// Looks at the offsets of one group, as often as it is asked, without being a member of it.
+pub struct GroupOffsets(BaseConsumer<ReaderContext>);
+
+impl GroupOffsets {
+    /// Connects when it is used.
+    pub fn new(kafka: &KafkaConfig, group: &str) -> Result<Self, ClientError> {
+        Ok(Self(offsets_client(kafka, group)?))
+    }
+
+    /// The offsets that the group has committed in one topic, `None` where it has none, with their metadata. Blocks.
+    ///
+    /// Those in an open transaction are not committed, and are not waited for.
+    pub fn committed(&self, topic: &str, partitions: i32) -> Result<Vec<(Option<i64>, String)>, ReadError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, partitions - 1);
+        let found = with_coordinator(|| self.0.committed_offsets(list.clone(), CALL_DEADLINE));
+        let found = found.map_err(|source| kafka_error(topic, -1, source))?;
+        let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+        Ok(found.elements().iter().map(|element| (offset(element.offset()), element.metadata().to_owned())).collect())
+    }
+}
+
+/// [`GroupOffsets::committed`], for who looks once. Blocks.
 pub fn committed(
     kafka: &KafkaConfig,
     group: &str,
     topic: &str,
     partitions: i32,
 ) -> Result<Vec<(Option<i64>, String)>, ReadError> {
-    let consumer = offsets_client(kafka, group)?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_range(topic, 0, partitions - 1);
-    let found = with_coordinator(|| consumer.committed_offsets(list.clone(), CALL_DEADLINE));
-    let found = found.map_err(|source| kafka_error(topic, -1, source))?;
-    let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
-    Ok(found.elements().iter().map(|element| (offset(element.offset()), element.metadata().to_owned())).collect())
+    GroupOffsets::new(kafka, group)?.committed(topic, partitions)
 }
 
 /// Commits the first offsets of a group: for every partition of `topic` in which it has none. Answers how many. Blocks.

@@ -70,6 +70,40 @@ impl Reader {
         self.0.fetch_watermarks(topic, partition, CALL_DEADLINE).map_err(|source| kafka_error(topic, partition, source))
     }
 
+    /// The first offset and the end of every partition of these topics, in their order: two calls to each broker, however many
+    /// partitions there are. Blocks.
+    pub fn all_watermarks(&self, topics: &[String], partitions: i32) -> Result<Vec<Vec<(i64, i64)>>, ReadError> {
+        let lows = self.offsets(topics, partitions, Offset::Beginning)?;
+        let highs = self.offsets(topics, partitions, Offset::End)?;
+        Ok(lows.into_iter().zip(highs).map(|(lows, highs)| lows.into_iter().zip(highs).collect()).collect())
+    }
+
+    /// One offset of every partition: the protocol's question for a time answers these two, too.
+    fn offsets(&self, topics: &[String], partitions: i32, which: Offset) -> Result<Vec<Vec<i64>>, ReadError> {
+        let mut list = TopicPartitionList::new();
+        for topic in topics {
+            for partition in 0..partitions {
+                let added = list.add_partition_offset(topic, partition, which);
+                added.map_err(|source| kafka_error(topic, partition, source))?;
+            }
+        }
+        let any = topics.first().map_or("", String::as_str);
+        let found = self.0.offsets_for_times(list, CALL_DEADLINE).map_err(|source| kafka_error(any, -1, source))?;
+        let one = |topic: &String, partition| {
+            let element = found.find_partition(topic, partition);
+            let unknown = || kafka_error(topic, partition, KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition));
+            let element = element.ok_or_else(unknown)?;
+            element.error().map_err(|source| kafka_error(topic, partition, source))?;
+            match element.offset() {
+                Offset::Offset(offset) => Ok(offset),
+                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => {
+                    Err(unknown())
+                }
+            }
+        };
+        topics.iter().map(|topic| (0..partitions).map(|partition| one(topic, partition)).collect()).collect()
+    }
+
     /// The first offset whose record is at or after a time, or the log's end. Blocks.
     pub fn offset_at(&self, topic: &str, partition: i32, time_ms: u64) -> Result<i64, ReadError> {
         let error = |source| kafka_error(topic, partition, source);
