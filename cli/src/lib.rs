@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod authority;
+mod cluster;
 pub mod demo;
 pub mod deployment;
 pub mod dlq;
@@ -22,6 +23,7 @@ pub mod send;
 pub mod sender_config;
 pub mod sink;
 pub mod source;
+pub mod status;
 pub mod topics;
 
 use std::process::ExitCode;
@@ -74,6 +76,8 @@ enum Command {
     /// Rotate secrets and keys: add, use, retire
     #[command(subcommand)]
     Rotate(rotate::Command),
+    /// Show a whole deployment: rates, latencies, lag, retry lanes, breakers and dead letters
+    Status(status::Args),
     /// Ask a service whether it is ready, for the health checks of containers
     Health(health::Args),
     /// Receive what an HTTP sink sends, check its signatures and print it
@@ -133,6 +137,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Topics(command) => topics::run(&command).await,
             Command::Dlq(command) => dlq::run(&command).await,
             Command::Redrive(args) => redrive::run(&args).await,
+            Command::Status(args) => status::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_) | Command::Load(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
