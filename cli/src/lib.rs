@@ -8,6 +8,7 @@
 
 mod authority;
 mod cluster;
+pub mod console;
 pub mod demo;
 pub mod deployment;
 pub mod dlq;
@@ -78,6 +79,8 @@ enum Command {
     Rotate(rotate::Command),
     /// Show a whole deployment: rates, latencies, lag, retry lanes, breakers and dead letters
     Status(status::Args),
+    /// Serve a web page that shows the same, searches dead letters, and redrives them
+    Console(console::Args),
     /// Ask a service whether it is ready, for the health checks of containers
     Health(health::Args),
     /// Receive what an HTTP sink sends, check its signatures and print it
@@ -138,6 +141,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Dlq(command) => dlq::run(&command).await,
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Status(args) => status::run(&args).await,
+            Command::Console(args) => console::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_) | Command::Load(_) | Command::Source(_) | Command::Rotate(_) => unreachable!("done above"),
