@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::dlq::{self, Followed};
 
+pub(crate) use exposition::added;
 pub(crate) use lag::GroupLag;
 pub(crate) use nodes::Args as NodeArgs;
 use nodes::{Look, Nodes};
@@ -135,5 +136,27 @@ fn counts(letters: &Letters) -> Result<LetterCounts> {
 }
 
 fn told<T>(outcome: Result<T>) -> Result<T, String> {
-    outcome.map_err(|error| format!("{error:#}"))
+    outcome.map_err(|error| sentence(&error))
+}
+
+/// An error with those of its causes that it does not tell itself.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let error = anyhow::anyhow!("timed out").context("no broker: timed out").context("looking");
+        assert_eq!(sentence(&error), "looking: no broker: timed out");
+    }
 }

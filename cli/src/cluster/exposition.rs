@@ -68,7 +68,7 @@ impl Samples {
 
     /// Their sum; 0 when there is none.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.of(name, labels).map(|sample| sample.value).sum()
+        added(self.of(name, labels).map(|sample| sample.value))
     }
 
     /// Their sums by the value of one more label.
@@ -106,6 +106,11 @@ impl Samples {
         }
         Some(below.0)
     }
+}
+
+/// The sum of numbers; of none it is 0, and not -0 as the library's.
+pub(crate) fn added(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.fold(0.0, std::ops::Add::add)
 }
 
 /// `name{label="text",…} value [timestamp]`
@@ -187,6 +192,7 @@ mod tests {
         );
         assert_eq!((samples.sum("a", &[]), samples.sum("a", &[("x", "1")])), (33.0, 2.0));
         assert_eq!(samples.sum("a", &[("y", "q\"\\\n")]), 30.0);
+        assert!(samples.sum("none", &[]).is_sign_positive(), "or it is shown as -0");
         assert!(samples.sum("b:c_1", &[]).is_infinite() && samples.sum("d", &[]).is_nan());
         assert_eq!(samples.by("a", "x", &[]), [("", 1.0), ("1", 2.0), ("2", 30.0)].map(|(x, n)| (x.into(), n)).into());
         assert!(samples.has("b:") && !samples.has("e"));

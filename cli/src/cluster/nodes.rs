@@ -87,7 +87,7 @@ impl Nodes {
             .map(|url| {
                 let (client, clock, asked) = (self.client.clone(), self.clock.clone(), url.clone());
                 let answer = group.spawn("node", async move {
-                    let answer = ask(&client, &asked).await.map_err(|error| format!("{error:#}"));
+                    let answer = ask(&client, &asked).await.map_err(|error| super::sentence(&error));
                     (clock.monotonic(), answer)
                 });
                 (url.trim_end_matches('/').to_owned(), answer)

@@ -8,7 +8,7 @@ use common::shutdown::Group;
 use processor::config::Config;
 use serde::Serialize;
 
-use crate::cluster::{Cluster, View};
+use crate::cluster::{Cluster, View, added};
 
 /// Points that are remembered: half an hour of them, one every two seconds.
 const POINT_COUNT_MAX: usize = 900;
@@ -48,15 +48,11 @@ impl Point {
     fn of(view: &View) -> Self {
         let requests = view.edge.requests.iter();
         let rate = |is: fn(&str) -> bool| {
-            requests.clone().filter(|(outcome, _)| is(outcome)).map(|(_, count)| count.rate).sum()
+            added(requests.clone().filter(|(outcome, _)| is(outcome)).map(|(_, count)| count.rate))
         };
         let records = |outcome: &str| {
-            view.sinks
-                .iter()
-                .filter_map(|sink| sink.records.get(outcome))
-                .chain(view.router.get(outcome))
-                .map(|count| count.rate)
-                .sum()
+            let of_sinks = view.sinks.iter().filter_map(|sink| sink.records.get(outcome));
+            added(of_sinks.chain(view.router.get(outcome)).map(|count| count.rate))
         };
         let slowest = |of: fn(&crate::cluster::view::Quantiles) -> Option<f64>| {
             view.sinks.iter().filter_map(|sink| of(&sink.age_seconds)).max_by(f64::total_cmp)
@@ -71,7 +67,7 @@ impl Point {
             refused: rate(|outcome| !matches!(outcome, "received" | "healthy" | "not_ready")),
             delivered: records("delivered"),
             repeats: records("repeat"),
-            failed: view.sinks.iter().flat_map(|sink| sink.failures.values()).map(|count| count.rate).sum(),
+            failed: added(view.sinks.iter().flat_map(|sink| sink.failures.values()).map(|count| count.rate)),
             dead: records("dead"),
             request_p50: view.edge.request_seconds.p50,
             request_p99: view.edge.request_seconds.p99,

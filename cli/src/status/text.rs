@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
-use crate::cluster::View;
 use crate::cluster::view::{Breakers, Count, NodeKind, NodeState, Quantiles, SinkView};
+use crate::cluster::{View, added};
 use crate::dlq;
 use crate::say::{Paint, grouped};
 
@@ -83,7 +83,7 @@ fn latency(view: &View) -> Option<Table> {
 fn sinks(view: &View) -> Option<Table> {
     let row = |sink: &SinkView| {
         let delivered = sink.records.get("delivered").copied().unwrap_or_default();
-        let failed: f64 = sink.failures.values().map(|count| count.rate).sum();
+        let failed = added(sink.failures.values().map(|count| count.rate));
         let lanes = sink.lanes.iter().map(|lane| format!("{}: {}", lane.delay, grouped(lane.waiting)));
         vec![
             shown(&sink.name),

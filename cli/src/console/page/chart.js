@@ -24,11 +24,12 @@ const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 
 /**
  * A chart in a figure. `draw(points, series)` shows it anew: points have `at_ms`, series are { name, of(point), tone }, `of`
- * answers a number or null where there is none.
+ * answers a number or null where there is none. The scale reaches at least to `least`.
  */
 export class Chart {
-  constructor(figure, title, unit, format) {
+  constructor(figure, title, unit, format, least = 0) {
     this.format = format;
+    this.least = least;
     this.title = title;
     this.legend = make("div", { class: "legend" });
     this.plot = svg("svg", { role: "img", height: HEIGHT });
@@ -45,7 +46,7 @@ export class Chart {
     this.plot.setAttribute("width", width);
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const values = series.flatMap((one) => points.map(one.of)).filter((value) => value !== null && value !== undefined);
-    const top = ceiling(Math.max(0, ...values));
+    const top = ceiling(Math.max(this.least, ...values));
     const begin = points.length > 0 ? points[0].at_ms : 0;
     const end = points.length > 0 ? points[points.length - 1].at_ms : 1;
     const inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
@@ -70,7 +71,8 @@ export class Chart {
           isDown = false;
           continue;
         }
-        path += `${isDown ? "L" : "M"}${this.x(point.at_ms).toFixed(1)} ${y(value).toFixed(1)}`;
+        // A point without neighbours is a dot.
+        path += `${isDown ? "L" : "M"}${this.x(point.at_ms).toFixed(1)} ${y(value).toFixed(1)}${isDown ? "" : "l0 0"}`;
         isDown = true;
       }
       this.plot.append(svg("path", { class: `line ${one.tone}`, d: path || "M0 0" }));

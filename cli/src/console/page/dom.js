@@ -38,7 +38,7 @@ export function seconds(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0 s";
   if (value < 0.0009995) return `${whole.format(value * 1e6)} µs`;
-  if (value < 0.9995) return `${fine.format(value * 1e3)} ms`;
+  if (value < 0.9995) return `${value < 0.1 ? fine.format(value * 1e3) : whole.format(value * 1e3)} ms`;
   if (value < 120) return `${fine.format(value)} s`;
   return `${whole.format(value / 60)} min`;
 }

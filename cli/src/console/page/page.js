@@ -15,7 +15,7 @@ const sum = (counts, of) => Object.values(counts).reduce((all, one) => all + of(
 const charts = {
   throughput: new Chart(at("chart-throughput"), "Throughput", "per second", rate),
   latency: new Chart(at("chart-latency"), "Latency", "", seconds),
-  lag: new Chart(at("chart-lag"), "Lag", "records", count),
+  lag: new Chart(at("chart-lag"), "Lag", "records", count, 2),
 };
 let points = [];
 

@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::reader::{ReadError, ReaderContext, kafka_error};
+use super::reader::{ReadError, ReaderContext, hear_out, kafka_error};
 use super::{CALL_DEADLINE, TopicPartition};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
@@ -24,6 +24,7 @@ impl GroupOffsets {
     ///
     /// Those in an open transaction are not committed, and are not waited for.
     pub fn committed(&self, topic: &str, partitions: i32) -> Result<Vec<(Option<i64>, String)>, ReadError> {
+        hear_out(&self.0);
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions - 1);
         let found = with_coordinator(|| self.0.committed_offsets(list.clone(), CALL_DEADLINE));

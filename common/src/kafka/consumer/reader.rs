@@ -53,7 +53,8 @@ impl ClientContext for ReaderContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Logged.error(error, reason);
+        // Who asked is told by the call that fails.
+        tracing::debug!(target: "kafka", %error, "{reason}");
     }
 }
 
@@ -73,6 +74,7 @@ impl Reader {
     /// The first offset and the end of every partition of these topics, in their order: two calls to each broker, however many
     /// partitions there are. Blocks.
     pub fn all_watermarks(&self, topics: &[String], partitions: i32) -> Result<Vec<Vec<(i64, i64)>>, ReadError> {
+        hear_out(&self.0);
         let lows = self.offsets(topics, partitions, Offset::Beginning)?;
         let highs = self.offsets(topics, partitions, Offset::End)?;
         Ok(lows.into_iter().zip(highs).map(|(lows, highs)| lows.into_iter().zip(highs).collect()).collect())
@@ -155,6 +157,12 @@ impl Reader {
         self.0.unassign().map_err(error)?;
         result
     }
+}
+
+/// Hears what a client has had to say since the last time. Nobody polls one that only asks, and while brokers are down it says
+/// the same again and again: that would pile up.
+pub(super) fn hear_out(client: &BaseConsumer<ReaderContext>) {
+    while client.poll(Duration::ZERO).is_some() {}
 }
 
 pub(super) fn kafka_error(topic: &str, partition: i32, source: KafkaError) -> ReadError {
