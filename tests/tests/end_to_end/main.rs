@@ -4,6 +4,7 @@
 
 mod alerts;
 mod cold;
+mod console;
 mod consumer;
 mod delivery;
 mod deployment;
@@ -22,6 +23,7 @@ mod rate;
 mod repeats;
 mod secrecy;
 mod secured;
+mod status;
 mod tampering;
 mod tls;
 mod transactional_producer;
