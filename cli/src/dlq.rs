@@ -18,9 +18,9 @@ use processor::config::Config;
 
 pub use filter::Args as FilterArgs;
 pub(crate) use filter::{Filter, Moment, State, id_keys, keyed_ids};
-pub(crate) use letters::{DeadTopic, Letter};
+pub(crate) use letters::{DeadTopic, Followed, Letter};
 pub(crate) use target::{Kept, Target, target};
-pub(crate) use tell::time;
+pub(crate) use tell::{Headers, json, reason, time};
 
 use crate::{Verdict, say};
 

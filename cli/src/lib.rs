@@ -9,7 +9,9 @@
 pub mod audit;
 mod authority;
 pub mod check;
+mod cluster;
 pub mod completions;
+pub mod console;
 pub mod demo;
 pub mod deployment;
 pub mod dlq;
@@ -25,6 +27,7 @@ pub mod send;
 pub mod sender_config;
 pub mod sink;
 pub mod source;
+pub mod status;
 pub mod tail;
 pub mod topics;
 pub mod trace;
@@ -91,6 +94,10 @@ enum Command {
     Completions(completions::Completions),
     /// Write the manual pages
     Man(completions::Man),
+    /// Show a whole deployment: rates, latencies, lag, retry lanes, breakers and dead letters
+    Status(status::Args),
+    /// Serve a web page that shows the same, searches dead letters, and redrives them
+    Console(console::Args),
     /// Ask a service whether it is ready, for the health checks of containers
     Health(health::Args),
     /// Receive what an HTTP sink sends, check its signatures and print it
@@ -156,6 +163,8 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Redrive(args) => redrive::run(&args).await,
             Command::Trace(args) => trace::run(&args).await,
             Command::Tail(args) => tail::run(&args).await,
+            Command::Status(args) => status::run(&args).await,
+            Command::Console(args) => console::run(&args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_)

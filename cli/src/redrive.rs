@@ -81,117 +81,175 @@ struct Tally {
 /// Runs `redrive`: good if everything that was meant went, or had gone before.
 pub async fn run(args: &Args) -> Result<Verdict> {
     let config = args.deployment.load()?;
-    if config.topics.danger_embedded {
-        bail!(
-            "the in-process cluster has no transactions, and without them a letter could be redriven twice: redrive on a real Kafka"
-        );
-    }
     // Nothing else waits for the runtime's own thread.
-    tokio::task::block_in_place(|| Redrive { args, config, clock: Clock::system(), interrupted: Arc::default() }.run())
+    tokio::task::block_in_place(|| redrive(args, &config))
 }
 
-struct Redrive<'a> {
-    args: &'a Args,
-    config: Config,
-    clock: Clock,
-    interrupted: Arc<AtomicBool>,
+fn redrive(args: &Args, config: &Config) -> Result<Verdict> {
+    let Args { filter, dry_run, yes, json, .. } = args;
+    let clock = Clock::system();
+    let plan = Plan::make(config, filter, clock.unix_ms())?;
+    if *dry_run || plan.is_empty() {
+        tell(&plan.tally, *dry_run, *json);
+        return Ok(verdict(&plan.tally));
+    }
+    if !yes && !agrees(&plan)? {
+        say::note("nothing was redriven");
+        return Ok(Verdict::Bad);
+    }
+    let progress = progress(args, plan.len());
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // From now on, and not while somebody is asked, a signal ends the work between two batches. Cancel the answer after it.
+    let group = Group::new();
+    let (signals, heeded) = (group.on_signals(), interrupted.clone());
+    group.spawn("signals", async move {
+        signals.await;
+        heeded.store(true, Ordering::SeqCst);
+    });
+    let went = |count: usize| progress.inc(count as u64);
+    let pace = Pace { rate: args.rate, clock: &clock, interrupted: &interrupted, went: &went };
+    let (tally, went) = plan.carry_out(config, &pace);
+    progress.finish_and_clear();
+    group.cancel();
+    tell(&tally, false, *json);
+    went?;
+    Ok(verdict(&tally))
 }
 
-impl Redrive<'_> {
-    fn run(&self) -> Result<Verdict> {
-        let Args { filter, dry_run, yes, json, .. } = self.args;
-        let keys = Keys::load(&self.config)?;
-        let dead = DeadTopic::of(&self.config)?;
-        let filter = Filter::new(filter, State::All, &self.config, self.clock.unix_ms())?;
-        let (letters, ends) = dead.letters(|letter| filter.passes(letter))?;
-        let (mut going, mut tally) = sorted(letters, &self.config);
-        if *dry_run || going.is_empty() {
-            tell(&tally, *dry_run, *json);
-            return Ok(verdict(&tally));
-        }
-        if !yes && !self.agrees(&tally, going.len())? {
-            say::note("nothing was redriven");
-            return Ok(Verdict::Bad);
-        }
-        let hand_over = HandOver::begin(&self.config, keys)?;
-        // Nobody else writes markers from now on.
-        let since = dead.redriven_since(&ends)?;
-        going.retain(|letter| !since.contains(&letter.letter));
-        tally.already += tally.going.values().sum::<usize>() - going.len();
-        tally.going = by_target(&going);
-        let group = self.heed_signals();
-        let went = self.put_back(&dead, &hand_over, going, &mut tally);
-        group.cancel();
-        tell(&tally, false, *json);
-        went?;
-        Ok(verdict(&tally))
+/// Shows what would be done, and asks.
+fn agrees(plan: &Plan) -> Result<bool> {
+    let count = plan.len();
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        bail!("{count} letters would be redriven. Look with --dry-run, then say --yes: there is no terminal to ask at");
     }
+    say::note(table(&plan.tally, true));
+    Ok(ask::agrees(count, &mut stdin().lock(), &mut stderr())?)
+}
 
-    /// From now on, and not while somebody is asked, a signal ends the work between two batches. Cancel the answer after it.
-    fn heed_signals(&self) -> Group {
-        let group = Group::new();
-        let (signals, interrupted) = (group.on_signals(), self.interrupted.clone());
-        group.spawn("signals", async move {
-            signals.await;
-            interrupted.store(true, Ordering::SeqCst);
-        });
-        group
-    }
+fn progress(args: &Args, total: usize) -> ProgressBar {
+    let shown = !args.json && stderr().is_terminal();
+    let progress = if shown { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} letters, {per_sec}, {eta} left");
+    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    progress
+}
 
-    /// Shows what would be done, and asks.
-    fn agrees(&self, tally: &Tally, count: usize) -> Result<bool> {
-        if !stdin().is_terminal() || !stderr().is_terminal() {
+/// What would be redriven. Its methods block.
+pub(crate) struct Plan {
+    dead: DeadTopic,
+    keys: Keys,
+    going: Vec<Going>,
+    /// Where reading ended in each partition.
+    ends: Vec<i64>,
+    tally: Tally,
+}
+
+/// How fast letters go, and who may end that.
+pub(crate) struct Pace<'a> {
+    /// At most so many letters per second.
+    pub(crate) rate: u32,
+    pub(crate) clock: &'a Clock,
+    /// Ends the work between two batches.
+    pub(crate) interrupted: &'a AtomicBool,
+    /// Told how many letters went, after each batch.
+    pub(crate) went: &'a dyn Fn(usize),
+}
+
+impl Plan {
+    /// Reads the letters that are meant, and sorts them. Changes nothing.
+    pub(crate) fn make(config: &Config, filter: &FilterArgs, now_ms: u64) -> Result<Self> {
+        if config.topics.danger_embedded {
             bail!(
-                "{count} letters would be redriven. Look with --dry-run, then say --yes: there is no terminal to ask at"
+                "the in-process cluster has no transactions, and without them a letter could be redriven twice: redrive on a real Kafka"
             );
         }
-        say::note(table(tally, true));
-        Ok(ask::agrees(count, &mut stdin().lock(), &mut stderr())?)
+        let keys = Keys::load(config)?;
+        let dead = DeadTopic::of(config)?;
+        let filter = Filter::new(filter, State::All, config, now_ms)?;
+        let (letters, ends) = dead.letters(|letter| filter.passes(letter))?;
+        let (going, tally) = sorted(letters, config);
+        Ok(Self { dead, keys, going, ends, tally })
     }
 
-    /// Reads the bodies again and puts them back, batch by batch. `tally` is true of what was done when it fails, too.
-    fn put_back(&self, dead: &DeadTopic, hand_over: &HandOver, mut going: Vec<Going>, tally: &mut Tally) -> Result<()> {
-        going.sort_unstable_by_key(|letter| letter.place);
-        let places: Vec<_> = going.iter().map(|letter| letter.place).collect();
-        let total = going.len();
-        let mut going = going.into_iter().peekable();
-        let mut sending = Sending::new(self, hand_over, total);
-        let read = dead.records(&places, |place, record| {
-            while going.next_if(|letter| letter.place < place).is_some() {}
-            let Some(letter) = going.next_if(|letter| letter.place == place) else { return Ok(()) };
-            let Going { place, letter, head, target } = letter;
-            let value = record.value().to_vec();
-            sending.add(Parcel { place, letter, head, target, value }, tally)
-        });
-        let read = read.and_then(|count| sending.flush(tally).map(|()| count));
-        sending.progress.finish_and_clear();
-        tally.expired = total - read?;
-        Ok(())
+    /// How many letters would go.
+    pub(crate) fn len(&self) -> usize {
+        self.going.len()
     }
+
+    /// Whether none would.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.going.is_empty()
+    }
+
+    /// What would become of all that are meant.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        object(&self.tally, true)
+    }
+
+    /// Does it. What is told of the letters is true also when it fails.
+    fn carry_out(self, config: &Config, pace: &Pace<'_>) -> (Tally, Result<()>) {
+        let Self { dead, keys, mut going, ends, mut tally } = self;
+        let outcome = (|| {
+            let hand_over = HandOver::begin(config, keys)?;
+            // Nobody else writes markers from now on.
+            let since = dead.redriven_since(&ends)?;
+            going.retain(|letter| !since.contains(&letter.letter));
+            tally.already += tally.going.values().sum::<usize>() - going.len();
+            tally.going = by_target(&going);
+            put_back(&dead, &hand_over, going, pace, &mut tally)
+        })();
+        (tally, outcome)
+    }
+
+    /// Does it; answers what became of the letters, as an object, and whether it went to its end.
+    pub(crate) fn carry_out_told(self, config: &Config, pace: &Pace<'_>) -> (serde_json::Value, Result<()>) {
+        let (tally, outcome) = self.carry_out(config, pace);
+        (object(&tally, false), outcome)
+    }
+}
+
+/// Reads the bodies again and puts them back, batch by batch. `tally` is true of what was done when it fails, too.
+fn put_back(
+    dead: &DeadTopic,
+    hand_over: &HandOver,
+    mut going: Vec<Going>,
+    pace: &Pace<'_>,
+    tally: &mut Tally,
+) -> Result<()> {
+    going.sort_unstable_by_key(|letter| letter.place);
+    let places: Vec<_> = going.iter().map(|letter| letter.place).collect();
+    let total = going.len();
+    let mut going = going.into_iter().peekable();
+    let mut sending = Sending::new(pace, hand_over);
+    let read = dead.records(&places, |place, record| {
+        while going.next_if(|letter| letter.place < place).is_some() {}
+        let Some(letter) = going.next_if(|letter| letter.place == place) else { return Ok(()) };
+        let Going { place, letter, head, target } = letter;
+        let value = record.value().to_vec();
+        sending.add(Parcel { place, letter, head, target, value }, tally)
+    });
+    let read = read.and_then(|count| sending.flush(tally).map(|()| count));
+    tally.expired = total - read?;
+    Ok(())
 }
 
 /// Letters on their way, at the rate that was asked for.
 struct Sending<'a> {
-    redrive: &'a Redrive<'a>,
+    pace: &'a Pace<'a>,
     hand_over: &'a HandOver,
     batch: Vec<Parcel>,
     batch_bytes: usize,
     batch_letters_max: usize,
     sent: u32,
     began: Duration,
-    progress: ProgressBar,
 }
 
 impl<'a> Sending<'a> {
-    fn new(redrive: &'a Redrive<'a>, hand_over: &'a HandOver, total: usize) -> Self {
-        let shown = !redrive.args.json && stderr().is_terminal();
-        let progress = if shown { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} letters, {per_sec}, {eta} left");
-        progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    fn new(pace: &'a Pace<'a>, hand_over: &'a HandOver) -> Self {
         // A few transactions each second: small enough for a slow rate to be even, large enough for a fast one to be reached.
-        let batch_letters_max = usize::try_from(redrive.args.rate / 4).unwrap_or(BATCH_LETTERS).clamp(1, BATCH_LETTERS);
-        let began = redrive.clock.monotonic();
-        Self { redrive, hand_over, batch: Vec::new(), batch_bytes: 0, batch_letters_max, sent: 0, began, progress }
+        let batch_letters_max = usize::try_from(pace.rate / 4).unwrap_or(BATCH_LETTERS).clamp(1, BATCH_LETTERS);
+        let began = pace.clock.monotonic();
+        Self { pace, hand_over, batch: Vec::new(), batch_bytes: 0, batch_letters_max, sent: 0, began }
     }
 
     fn add(&mut self, parcel: Parcel, tally: &mut Tally) -> Result<()> {
@@ -207,8 +265,8 @@ impl<'a> Sending<'a> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let Redrive { args, clock, interrupted, .. } = self.redrive;
-        let due = self.began + Duration::from_secs(1) * self.sent / args.rate;
+        let Pace { rate, clock, interrupted, went } = self.pace;
+        let due = self.began + Duration::from_secs(1) * self.sent / *rate;
         loop {
             if interrupted.load(Ordering::SeqCst) {
                 bail!("interrupted between two batches: run it again for what is left");
@@ -223,7 +281,7 @@ impl<'a> Sending<'a> {
         for parcel in &self.batch {
             *tally.redriven.entry(parcel.target.to_string()).or_default() += 1;
         }
-        self.progress.inc(self.batch.len() as u64);
+        went(self.batch.len());
         self.sent = self.sent.saturating_add(u32::try_from(self.batch.len()).unwrap_or(u32::MAX));
         self.batch.clear();
         self.batch_bytes = 0;
@@ -321,7 +379,8 @@ fn table(tally: &Tally, ahead: bool) -> Table {
     table
 }
 
-fn rate(text: &str) -> Result<u32> {
+/// Letters per second, as options have it.
+pub(crate) fn rate(text: &str) -> Result<u32> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse().ok().filter(|rate| *rate > 0);
     number.context("a rate is a whole number of letters per second, for example 1000/s")
 }

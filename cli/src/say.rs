@@ -20,6 +20,32 @@ pub(crate) fn json(value: &impl Serialize) {
     line(serde_json::to_string(value).expect("our results have text keys and finite numbers"));
 }
 
+/// Text that is shown over what was shown before, from the first line of the terminal on. Nobody reading any more is an error.
+pub(crate) fn redraw(text: &str) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    let text = text.trim_end().replace('\n', "\x1b[K\r\n");
+    write!(out, "\x1b[H{text}\x1b[K\x1b[J")?;
+    out.flush()
+}
+
+/// A screen of its own on the terminal, for [`redraw`]: what was there before is there again when this is dropped.
+pub(crate) struct Screen(());
+
+impl Screen {
+    /// Switches to it.
+    pub(crate) fn open() -> Self {
+        let _ = write!(stdout().lock(), "\x1b[?1049h\x1b[?25l");
+        Self(())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let mut out = stdout().lock();
+        let _ = write!(out, "\x1b[?25h\x1b[?1049l").and_then(|()| out.flush());
+    }
+}
+
 /// A line about the work.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(stderr().lock(), "{text}");
@@ -33,6 +59,12 @@ impl Paint {
     /// For standard output. `NO_COLOR` switches colours off.
     pub(crate) fn for_stdout() -> Self {
         Self(stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+    }
+
+    /// None.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(false)
     }
 
     /// What is as it should be.

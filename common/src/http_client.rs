@@ -36,7 +36,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// An HTTP/2 connection that does not answer that within this time is given up.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest part of an answer's body that is kept. Nobody needs more than an error's sentence.
+/// Longest part of an answer's body that is kept unless told otherwise: nobody needs more than an error's sentence.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// How often one request is handed to another connection because one that was ending had not taken it.
@@ -62,6 +62,8 @@ pub struct ClientOptions {
     pub pins: Vec<Pin>,
     /// Longest time for a TCP connection to come up. TLS counts towards the request's own timeout.
     pub connect_timeout: Duration,
+    /// Longest part of an answer's body that is kept.
+    pub answer_bytes_max: usize,
 }
 
 impl Default for ClientOptions {
@@ -71,6 +73,7 @@ impl Default for ClientOptions {
             extra_roots: Vec::new(),
             pins: Vec::new(),
             connect_timeout: Duration::from_secs(5),
+            answer_bytes_max: ANSWER_BYTES_MAX,
         }
     }
 }
@@ -130,6 +133,7 @@ pub fn tls_config(options: &ClientOptions) -> Result<ClientConfig, ClientError> 
 #[derive(Debug, Clone)]
 pub struct HttpsClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    answer_bytes_max: usize,
 }
 
 impl HttpsClient {
@@ -153,13 +157,13 @@ impl HttpsClient {
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT)
             .build(builder.enable_all_versions().wrap_connector(tcp));
-        Ok(Self { client })
+        Ok(Self { client, answer_bytes_max: options.answer_bytes_max })
     }
 
     /// Sends a request and waits for the answer, at most `timeout`.
     ///
-    /// The status decides, so what happens after it is no error: of a body that is longer than 16 KiB, that breaks, or
-    /// that is not there in time, the answer holds what had arrived.
+    /// The status decides, so what happens after it is no error: of a body that is longer than is kept (16 KiB unless the
+    /// options say otherwise), that breaks, or that is not there in time, the answer holds what had arrived.
     pub async fn exchange(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, CallError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let answer = tokio::time::timeout_at(deadline, self.request(request))
@@ -173,7 +177,7 @@ impl HttpsClient {
         let (head, body) = answer.into_parts();
         let mut kept = BytesMut::new();
         // Late or whole, the status stands.
-        let _ = tokio::time::timeout_at(deadline, keep_start(body, &mut kept)).await;
+        let _ = tokio::time::timeout_at(deadline, keep_start(body, &mut kept, self.answer_bytes_max)).await;
         Ok(Response::from_parts(head, kept.freeze()))
     }
 
@@ -237,10 +241,10 @@ fn roots(options: &ClientOptions) -> Result<Arc<RootCertStore>, ClientError> {
     }
 }
 
-async fn keep_start(mut body: Incoming, kept: &mut BytesMut) {
+async fn keep_start(mut body: Incoming, kept: &mut BytesMut, bytes_max: usize) {
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
-        let room = ANSWER_BYTES_MAX - kept.len();
+        let room = bytes_max - kept.len();
         kept.extend_from_slice(&data[..data.len().min(room)]);
         if data.len() > room {
             return;

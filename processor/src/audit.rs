@@ -8,7 +8,7 @@
 //! nothing is exact while something is under way, and what a crash wrote twice is counted once: there, topics have *at least*
 //! what was counted ([`Flow`]).
 
-use common::kafka::consumer::{Edge, ReadError, committed_in, log_edges};
+use common::kafka::consumer::{Edge, GroupOffsets, ReadError, Reader};
 use common::topics::{Group, Topic};
 
 use crate::checks::CheckError;
@@ -204,7 +204,7 @@ pub async fn audit(config: &Config) -> Result<Audit, CheckError> {
         let topics: Vec<_> = topics.iter().map(|topic| topic.name(prefix)).collect();
         let (kafka, name, count) = (config.kafka.clone(), group.name(prefix), partitions(config));
         let (wanted, of) = (topics.clone(), name.clone());
-        let ask = move || committed_in(&kafka, &of, &words(&wanted), count);
+        let ask = move || GroupOffsets::new(&kafka, &of)?.committed(&words(&wanted), count);
         asked.push((group, name, topics, tokio::task::spawn_blocking(ask)));
     }
     let mut stored = Vec::new();
@@ -247,7 +247,7 @@ fn words(names: &[String]) -> Vec<&str> {
 
 async fn edges(config: &Config, topics: &[String], edge: Edge) -> Result<Vec<i64>, CheckError> {
     let (kafka, topics, count) = (config.kafka.clone(), topics.to_vec(), partitions(config));
-    let ask = move || -> Result<_, ReadError> { log_edges(&kafka, &words(&topics), count, edge) };
+    let ask = move || -> Result<_, ReadError> { Reader::new(&kafka)?.log_edges(&words(&topics), count, edge) };
     Ok(tokio::task::spawn_blocking(ask).await??)
 }
 

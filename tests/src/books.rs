@@ -176,6 +176,13 @@ impl Books {
             violations,
         };
         books.open(stack.materials())?;
+        if plan.strange_letters > 0 {
+            let all = books.dead.len();
+            let keys = &books.core_keys;
+            books.dead.retain(|record| keys.open_dead(record.headers(), &record.value).is_ok());
+            let strange = all - books.dead.len();
+            ensure!(strange == plan.strange_letters, "{strange} letters that no processor wrote");
+        }
         Ok(books)
     }
 

@@ -53,6 +53,26 @@ pub fn python_sslyze() -> Result<PathBuf> {
     variable("PYTHON_SSLYZE", "a Python interpreter with sslyze").map(Into::into)
 }
 
+/// A Python with Selenium.
+pub fn python_selenium() -> Result<PathBuf> {
+    variable("PYTHON_SELENIUM", "a Python interpreter with selenium").map(Into::into)
+}
+
+/// A browser that runs without a display.
+pub fn chromium() -> Result<String> {
+    variable("CHROMIUM", "the program chromium")
+}
+
+/// The driver of that browser.
+pub fn chromedriver() -> Result<String> {
+    variable("CHROMEDRIVER", "the program chromedriver")
+}
+
+/// Where a test of a page leaves pictures of it, if somebody wants to look: `SEALSTREAM_PICTURES`.
+pub fn pictures() -> Option<String> {
+    std::env::var("SEALSTREAM_PICTURES").ok().filter(|folder| !folder.is_empty())
+}
+
 /// Node, with its own `fetch`.
 pub fn node_js() -> Result<PathBuf> {
     variable("NODE", "a Node of version 18 or later").map(Into::into)

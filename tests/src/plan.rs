@@ -70,6 +70,7 @@ pub struct Plan {
     pub(crate) ack_deadline: Duration,
     pub(crate) repeats_max: usize,
     pub(crate) supervised: bool,
+    pub(crate) strange_letters: usize,
     pub(crate) concurrency: Option<usize>,
     pub(crate) processor: &'static str,
     pub(crate) copies: i32,
@@ -103,6 +104,7 @@ impl Plan {
             ack_deadline: Duration::from_secs(10),
             repeats_max: 0,
             supervised: false,
+            strange_letters: 0,
             concurrency: None,
             processor: "processor",
             copies: 1,
@@ -210,6 +212,12 @@ impl Plan {
     /// How many effects more than one per event the books allow at one sink: none unless processors are killed.
     pub fn repeats_max(mut self, repeats: usize) -> Self {
         self.repeats_max = repeats;
+        self
+    }
+
+    /// How many letters a test writes that no processor wrote: the books leave them out, and want no more of them.
+    pub fn strange_letters(mut self, count: usize) -> Self {
+        self.strange_letters = count;
         self
     }
 

@@ -6,6 +6,7 @@
 
 mod alerts;
 mod bench;
+mod browser;
 mod ci;
 mod compile;
 mod counts;

@@ -1,7 +1,7 @@
 //! The tests' Python environments: the same libraries with the two `httpx` versions that send JSON differently.
 //!
 //! httpx up to 0.27 sends `json=` with spaces, from 0.28 on without; a sender that signs `json.dumps(…)` is right with the
-//! first only. And one for sslyze, which judges ingest's TLS, and one for
+//! first only. And one each for sslyze, which judges ingest's TLS, for Selenium, which drives a browser, and for
 //! what judges the files of a deployment. Versions are pinned, so that a test means the same tomorrow.
 
 use crate::workspace::{self, output};
@@ -20,6 +20,7 @@ const LIBRARIES: &[&str] = &[
 ];
 const ENVIRONMENTS: &[(&str, &str)] = &[("PYTHON_HTTPX_027", "httpx==0.27.2"), ("PYTHON_HTTPX_028", "httpx==0.28.1")];
 const SSLYZE: (&str, &str) = ("PYTHON_SSLYZE", "sslyze==6.3.1");
+const SELENIUM: (&str, &str) = ("PYTHON_SELENIUM", "selenium==4.51.0");
 /// What judges manifests and bills of materials, with the schemas that it needs.
 const SCHEMAS: (&str, &[&str]) = ("kubernetes-validate==1.37.0", &["cyclonedx-python-lib[json-validation]==11.12.0"]);
 
@@ -33,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
 /// Makes what is missing; answers the names of environment variables with the interpreters' paths.
 pub(crate) fn environments() -> Result<Vec<(String, String)>> {
     let senders = ENVIRONMENTS.iter().map(|(name, httpx)| (name, *httpx, LIBRARIES));
-    let all = senders.chain([(&SSLYZE.0, SSLYZE.1, &[][..])]);
+    let all = senders.chain([SSLYZE, SELENIUM].iter().map(|(name, own)| (name, *own, &[][..])));
     let made =
         all.map(|(name, own, libraries)| Ok(((*name).to_owned(), environment(own, libraries)?.display().to_string())));
     made.collect()

@@ -9,12 +9,14 @@
 //! | `REDIS_URL` | the Redis that all tests share |
 //! | `PYTHON_HTTPX_027`, `PYTHON_HTTPX_028` | interpreters with httpx 0.27.2 and 0.28.1, cryptography, joserfc, requests, standardwebhooks and svix |
 //! | `PYTHON_SSLYZE` | an interpreter with sslyze |
+//! | `PYTHON_SELENIUM` | an interpreter with Selenium |
+//! | `CHROMIUM`, `CHROMEDRIVER` | a browser and its driver; those on the path, unless the variables were set from outside |
 //! | `NODE` | Node, 18 or later; the one on the path, unless the variable was set from outside |
 //! | `SEALSTREAM_NODE_MODULES` | a file beside the JavaScript libraries standardwebhooks and svix |
 //! | `SEALSTREAM_BIN_DIR` | the folder of the binaries `ingest`, `processor` and `sealstream` |
 //! | `SEALSTREAM_XTASK` | this program: `kafka --state DIR up --own --until-eof` gives a test brokers that it may stop |
 
-use crate::{javascript, process, python, service::Service, workspace};
+use crate::{browser, javascript, process, python, service::Service, workspace};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
@@ -51,12 +53,14 @@ fn tests(arguments: &[String], state: &Path) -> Result<()> {
     let mut kafka = Service::start("Kafka", &["kafka", "--state", &word("kafka"), "up", "--until-eof"])?;
     let pythons = python::environments()?;
     let scripts = javascript::environment()?;
+    let browser = browser::environment()?;
     // The broker starts while this compiles.
     workspace::build_tested()?;
     let mut environment = pythons;
     environment.extend(redis.ready()?);
     environment.extend(kafka.ready()?);
     environment.extend(scripts);
+    environment.extend(browser);
     environment.push(("SEALSTREAM_BIN_DIR".into(), workspace::binaries()?.display().to_string()));
     environment.push(("SEALSTREAM_XTASK".into(), workspace::program()?.display().to_string()));
 

@@ -78,10 +78,7 @@ impl DeadTopic {
     pub(crate) fn letters_in(&self, partition: i32) -> Result<(Vec<Letter>, i64)> {
         let mut fold = Fold::of(partition);
         let (from, to) = self.bounds(partition)?;
-        self.read(partition, (from, to), |record| {
-            fold.take(&self.keys, record.offset(), record.time_ms(), record.headers(), record.value());
-            Ok(())
-        })?;
+        self.fold(&mut fold, (from, to))?;
         Ok((fold.letters(), to))
     }
 
@@ -90,10 +87,7 @@ impl DeadTopic {
         let mut redriven = HashSet::new();
         for (partition, from) in (0..self.partitions).zip(from) {
             let mut fold = Fold::of(partition);
-            self.read(partition, (*from, self.bounds(partition)?.1), |record| {
-                fold.take(&self.keys, record.offset(), record.time_ms(), record.headers(), record.value());
-                Ok(())
-            })?;
+            self.fold(&mut fold, (*from, self.bounds(partition)?.1))?;
             redriven.extend(fold.redriven.into_keys());
         }
         Ok(redriven)
@@ -134,6 +128,20 @@ impl DeadTopic {
     /// The first offset of a partition and its end.
     pub(crate) fn bounds(&self, partition: i32) -> Result<(i64, i64)> {
         self.reader.watermarks(&self.name, partition).with_context(|| self.hint())
+    }
+
+    /// The first offset and the end of every partition.
+    fn all_bounds(&self) -> Result<Vec<(i64, i64)>> {
+        let topics = std::slice::from_ref(&self.name);
+        let bounds = self.reader.all_watermarks(topics, self.partitions).with_context(|| self.hint())?;
+        Ok(bounds.into_iter().flatten().collect())
+    }
+
+    fn fold(&self, fold: &mut Fold, range: (i64, i64)) -> Result<()> {
+        self.read(fold.partition, range, |record| {
+            fold.take(&self.keys, record.offset(), record.time_ms(), record.headers(), record.value());
+            Ok(())
+        })
     }
 
     fn read(&self, partition: i32, range: (i64, i64), mut each: impl FnMut(Incoming<'_>) -> Result<()>) -> Result<()> {
@@ -182,33 +190,64 @@ impl Fold {
         match keys.open_dead(headers, value) {
             // Written beside its letter and behind it, or copied there by somebody else.
             Ok(Dead::Marker(marker)) if marker.place.partition == self.partition && marker.place.offset < offset => {
-                self.redriven.entry(marker.letter).or_insert(marker.redriven_ms);
+                let redriven_ms = *self.redriven.entry(marker.letter).or_insert(marker.redriven_ms);
+                if let Some(content) = self.known.get(&marker.letter).copied().and_then(|at| self.content(at)) {
+                    content.redriven_ms = Some(redriven_ms);
+                }
             }
             Ok(Dead::Marker(_)) => self.letters.push(not_trusted(RecordError::BadMac)),
             Err(why) => self.letters.push(not_trusted(why)),
             Ok(Dead::Letter { head, failure }) => {
                 let id = LetterId::of(head.as_ref(), &failure, value);
-                if let Some(first) = self.known.get(&id) {
-                    if let Ok(content) = &mut self.letters[*first].content {
+                if let Some(first) = self.known.get(&id).copied() {
+                    if let Some(content) = self.content(first) {
                         content.copies.push(place);
                     }
                     return;
                 }
                 self.known.insert(id, self.letters.len());
                 let time_ms = failure.failed_ms;
-                let content = Ok(Content { head, failure, id, redriven_ms: None, copies: Vec::new() });
+                let redriven_ms = self.redriven.get(&id).copied();
+                let content = Ok(Content { head, failure, id, redriven_ms, copies: Vec::new() });
                 self.letters.push(Letter { place, time_ms, body_bytes: value.len(), content });
             }
         }
     }
 
-    fn letters(mut self) -> Vec<Letter> {
-        for content in self.letters.iter_mut().filter_map(|letter| letter.content.as_mut().ok()) {
-            content.redriven_ms = self.redriven.get(&content.id).copied();
-        }
+    fn content(&mut self, at: usize) -> Option<&mut Content> {
+        self.letters.get_mut(at)?.content.as_mut().ok()
+    }
+
+    /// Forgets what lies below an offset. A letter stays while one of its copies does, and lies where that one is.
+    fn forget_below(&mut self, low: i64) {
+        self.letters.retain_mut(|letter| {
+            let copies = letter.content.as_mut().map(|content| &mut content.copies);
+            let mut left = copies.map(std::mem::take).unwrap_or_default();
+            left.retain(|copy| copy.offset >= low);
+            if letter.place.offset < low {
+                if left.is_empty() {
+                    return false;
+                }
+                letter.place = left.remove(0);
+            }
+            if let Ok(content) = &mut letter.content {
+                content.copies = left;
+            }
+            true
+        });
+        let ids = self.letters.iter().enumerate();
+        self.known = ids.filter_map(|(index, letter)| Some((letter.content.as_ref().ok()?.id, index))).collect();
+        self.redriven.retain(|id, _| self.known.contains_key(id));
+    }
+
+    fn letters(self) -> Vec<Letter> {
         self.letters
     }
 }
+
+mod follow;
+
+pub(crate) use follow::Followed;
 
 #[cfg(test)]
 pub(crate) mod tests;

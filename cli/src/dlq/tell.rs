@@ -16,7 +16,7 @@ use super::target::{Target, target};
 use crate::say;
 
 /// What a letter is counted and listed under: its reason, or that it is not trusted.
-pub(super) fn reason(letter: &Letter) -> &'static str {
+pub(crate) fn reason(letter: &Letter) -> &'static str {
     letter.content.as_ref().map_or("not_trusted", |content| content.failure.reason.as_str())
 }
 
@@ -62,7 +62,7 @@ pub(super) fn table(letters: &[&Letter]) -> Table {
 }
 
 /// A letter as an object.
-pub(super) fn json(letter: &Letter, config: &Config) -> Value {
+pub(crate) fn json(letter: &Letter, config: &Config) -> Value {
     let mut value = json!({
         "place": letter.place.to_string(),
         "time": time(letter.time_ms),
@@ -132,11 +132,11 @@ pub(super) fn letter(letter: &Letter, headers: &Headers, config: &Config) {
 
 /// The headers of a record as they are.
 #[derive(Debug, Clone)]
-pub(super) struct Headers(Vec<(String, Vec<u8>)>);
+pub(crate) struct Headers(Vec<(String, Vec<u8>)>);
 
 impl Headers {
     /// Of a record.
-    pub(super) fn of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+    pub(crate) fn of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
         Self(headers.map(|(name, text)| (name.to_owned(), text.to_vec())).collect())
     }
 
@@ -145,7 +145,7 @@ impl Headers {
     }
 
     /// A list of names and texts, since a stranger may have written one twice; what is no text is in base64.
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let one = |(name, text): &(String, Vec<u8>)| match std::str::from_utf8(text) {
             Ok(text) => json!({ "name": name, "text": text }),
             Err(_) => json!({ "name": name, "base64": BASE64.encode(text) }),

@@ -37,9 +37,7 @@ use super::client::{ClientError, KafkaConfig};
 use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
-pub use offsets::{
-    Edge, beyond_the_end, commit_first, commit_from_outside, committed, committed_in, log_edges, start_anew,
-};
+pub use offsets::{Edge, GroupOffsets, beyond_the_end, commit_first, commit_from_outside, committed, start_anew};
 pub use ownerless::ownerless;
 pub use reader::{ReadError, Reader};
 

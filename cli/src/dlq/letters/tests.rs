@@ -150,3 +150,38 @@ fn markers_alone_are_no_letters() {
     assert_eq!(fold.redriven.keys().copied().collect::<Vec<_>>(), [marker.letter]);
     assert_eq!(fold.letters(), []);
 }
+
+#[test]
+fn what_retention_took_is_forgotten_but_for_letters_that_have_a_copy_left() {
+    let mut log = Log::default();
+    let first = log.letter(Some("main"), "events");
+    log.letter(Some("other"), "events");
+    log.mark(first);
+    log.letter(Some("main"), "events");
+    let mut fold = Fold::of(3);
+    let take = |fold: &mut Fold, offset: i64| {
+        let (headers, value) = &log.0[usize::try_from(offset).unwrap()];
+        fold.take(&keys("core-1"), offset, 5, headers.iter().map(|(name, text)| (*name, &text[..])), value);
+    };
+    (0..4).for_each(|offset| take(&mut fold, offset));
+    fold.forget_below(2);
+    assert_eq!(redriven(&fold.letters), [(3, Some(99))], "where its copy lies, and still redriven");
+    assert_eq!(fold.letters[0].content.as_ref().unwrap().copies, []);
+    take(&mut fold, 3);
+    assert_eq!(fold.letters.len(), 1, "it is known where it lies now");
+    fold.forget_below(4);
+    assert_eq!((fold.letters.len(), fold.known.len(), fold.redriven.len()), (0, 0, 0));
+}
+
+#[test]
+fn a_marker_that_is_read_later_marks_what_is_kept() {
+    let mut log = Log::default();
+    let first = log.letter(Some("main"), "events");
+    log.mark(first);
+    let mut fold = Fold::of(3);
+    for (offset, (headers, value)) in (0..).zip(&log.0) {
+        assert_eq!(fold.letters.first().and_then(|letter| letter.content.as_ref().unwrap().redriven_ms), None);
+        fold.take(&keys("core-1"), offset, 5, headers.iter().map(|(name, text)| (*name, &text[..])), value);
+    }
+    assert_eq!(redriven(&fold.letters), [(0, Some(99))]);
+}

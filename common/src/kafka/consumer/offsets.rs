@@ -8,39 +8,45 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 
-use super::reader::{ReadError, ReaderContext, kafka_error};
-use super::{CALL_DEADLINE, Commit, NO_GROUP, TopicPartition, commit_list};
+use super::reader::{ReadError, ReaderContext, hear_out, kafka_error};
+use super::{CALL_DEADLINE, Commit, TopicPartition, commit_list};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
-/// The offsets that a group has committed, `None` where it has none. Blocks.
-///
-/// Those in an open transaction are not committed, and are not waited for.
+/// Looks at the offsets of one group, as often as it is asked, without being a member of it.
+pub struct GroupOffsets(BaseConsumer<ReaderContext>);
+
+impl GroupOffsets {
+    /// Connects when it is used.
+    pub fn new(kafka: &KafkaConfig, group: &str) -> Result<Self, ClientError> {
+        Ok(Self(offsets_client(kafka, group)?))
+    }
+
+    /// The offsets that the group has committed in several topics with so many partitions each, one after the other, `None`
+    /// where it has none, with their metadata. One question for all. Blocks.
+    ///
+    /// Those in an open transaction are not committed, and are not waited for.
+    pub fn committed(&self, topics: &[&str], partitions: i32) -> Result<Vec<(Option<i64>, String)>, ReadError> {
+        hear_out(&self.0);
+        let mut list = TopicPartitionList::new();
+        topics.iter().for_each(|topic| list.add_partition_range(topic, 0, partitions - 1));
+        let found = with_coordinator(|| self.0.committed_offsets(list.clone(), CALL_DEADLINE));
+        let found = found.map_err(|source| kafka_error(&topics.join(", "), -1, source))?;
+        let stored = |element: &TopicPartitionListElem<'_>| {
+            let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+            Ok((offset, element.metadata().to_owned()))
+        };
+        in_order(&found, topics, partitions, stored)
+    }
+}
+
+/// [`GroupOffsets::committed`] of one topic, for who looks once. Blocks.
 pub fn committed(
     kafka: &KafkaConfig,
     group: &str,
     topic: &str,
     partitions: i32,
 ) -> Result<Vec<(Option<i64>, String)>, ReadError> {
-    committed_in(kafka, group, &[topic], partitions)
-}
-
-/// The same for several topics with so many partitions each, one after the other. One question for all. Blocks.
-pub fn committed_in(
-    kafka: &KafkaConfig,
-    group: &str,
-    topics: &[&str],
-    partitions: i32,
-) -> Result<Vec<(Option<i64>, String)>, ReadError> {
-    let consumer = offsets_client(kafka, group)?;
-    let mut list = TopicPartitionList::new();
-    topics.iter().for_each(|topic| list.add_partition_range(topic, 0, partitions - 1));
-    let found = with_coordinator(|| consumer.committed_offsets(list.clone(), CALL_DEADLINE));
-    let found = found.map_err(|source| kafka_error(&topics.join(", "), -1, source))?;
-    let stored = |element: &TopicPartitionListElem<'_>| {
-        let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
-        Ok((offset, element.metadata().to_owned()))
-    };
-    in_order(&found, topics, partitions, stored)
+    GroupOffsets::new(kafka, group)?.committed(&[topic], partitions)
 }
 
 /// What a list says of each partition of several topics, one after the other.
@@ -72,8 +78,12 @@ pub enum Edge {
 }
 
 /// An edge of the log of each partition of several topics, one after the other. One question for all. Blocks.
-pub fn log_edges(kafka: &KafkaConfig, topics: &[&str], partitions: i32, edge: Edge) -> Result<Vec<i64>, ReadError> {
-    let consumer = offsets_client(kafka, NO_GROUP)?;
+pub(super) fn log_edges(
+    consumer: &BaseConsumer<ReaderContext>,
+    topics: &[&str],
+    partitions: i32,
+    edge: Edge,
+) -> Result<Vec<i64>, ReadError> {
     let error = |topic: &str, source| kafka_error(topic, -1, source);
     let place = match edge {
         Edge::First => Offset::Beginning,

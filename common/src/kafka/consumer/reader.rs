@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use super::offsets::{Edge, log_edges};
 use super::{CALL_DEADLINE, Incoming, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
@@ -53,7 +54,8 @@ impl ClientContext for ReaderContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Logged.error(error, reason);
+        // Who asked is told by the call that fails.
+        tracing::debug!(target: "kafka", %error, "{reason}");
     }
 }
 
@@ -73,6 +75,22 @@ impl Reader {
     /// The end of each partition's log, of partition 0 to the last: one question for all. Blocks.
     pub fn log_ends(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, ReadError> {
         log_ends(&self.0, topic, partitions)
+    }
+
+    /// An edge of the log of each partition of several topics, one after the other. One question for all. Blocks.
+    pub fn log_edges(&self, topics: &[&str], partitions: i32, edge: Edge) -> Result<Vec<i64>, ReadError> {
+        hear_out(&self.0);
+        log_edges(&self.0, topics, partitions, edge)
+    }
+
+    /// The first offset and the end of every partition of these topics, in their order: two questions, however many partitions
+    /// there are. Blocks.
+    pub fn all_watermarks(&self, topics: &[String], partitions: i32) -> Result<Vec<Vec<(i64, i64)>>, ReadError> {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let lows = self.log_edges(&names, partitions, Edge::First)?;
+        let ends = self.log_edges(&names, partitions, Edge::End)?;
+        let all: Vec<_> = lows.into_iter().zip(ends).collect();
+        Ok(all.chunks(usize::try_from(partitions).unwrap_or(0).max(1)).map(<[_]>::to_vec).collect())
     }
 
     /// The first offset whose record is at or after a time, or the log's end. Blocks.
@@ -162,6 +180,12 @@ pub(super) fn ask<C: ConsumerContext>(
         });
     }
     Ok(offsets)
+}
+
+/// Hears what a client has had to say since the last time. Nobody polls one that only asks, and while brokers are down it says
+/// the same again and again: that would pile up.
+pub(super) fn hear_out(client: &BaseConsumer<ReaderContext>) {
+    while client.poll(Duration::ZERO).is_some() {}
 }
 
 pub(super) fn kafka_error(topic: &str, partition: i32, source: KafkaError) -> ReadError {
