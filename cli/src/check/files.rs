@@ -139,15 +139,14 @@ pub(super) fn processor(config: &processor::config::Config, findings: &mut Vec<F
     }
     let needed = config.dedup.cache_disk_bytes.as_u64();
     let dir = config.data.dir.as_path();
-    if let Some(at) = dir.ancestors().find(|dir| dir.is_dir())
-        && let Ok(disk) = statvfs(at)
-        && disk.blocks_available() * disk.fragment_size() < needed
-    {
+    let free = dir.ancestors().find(|dir| dir.is_dir()).and_then(|dir| statvfs(dir).ok());
+    let free = free.map(|disk| disk.blocks_available() * disk.fragment_size());
+    if let Some(free) = free.filter(|free| *free < needed) {
         findings.push(Finding::look(
             "system",
             format!(
                 "the disk of data.dir has {} MiB free, and dedup.cache_disk_bytes allows {} MiB",
-                disk.blocks_available() * disk.fragment_size() >> 20,
+                free >> 20,
                 needed >> 20
             ),
             "make room, or lower dedup.cache_disk_bytes; without the cache a start reads the window from the log",

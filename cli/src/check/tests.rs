@@ -295,14 +295,17 @@ async fn who_is_not_reached_is_named_with_its_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_with_a_certificate_of_nobody_is_named() {
-    let (sink, _server) = stranger().await;
+    let (sink, serving) = stranger().await;
     let dir = deployment(MainSink::Http(sink.parse().unwrap()));
-    let findings = findings(dir.path(), false).await;
+    let findings = tokio::select! {
+        findings = findings(dir.path(), false) => findings,
+        () = serving => unreachable!("it serves for ever"),
+    };
     assert!(is_told(&findings, Wrong, "sink", "UnknownIssuer", "sink.main.ca"), "{findings:#?}");
 }
 
 /// A TLS server whose certificate nobody has signed.
-async fn stranger() -> (String, tokio::task::JoinHandle<()>) {
+async fn stranger() -> (String, impl Future<Output = ()>) {
     let dir = deployment(MainSink::File);
     let file = |name: &str| dir.path().join("ingest/tls").join(name);
     let config = common::tls::server_config(&file("server.pem"), &file("server.key")).unwrap();
@@ -310,11 +313,12 @@ async fn stranger() -> (String, tokio::task::JoinHandle<()>) {
     let url = format!("https://localhost:{}/in", listener.local_addr().unwrap().port());
     let serve = async move {
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
             drop(acceptor.accept(stream).await);
         }
     };
-    (url, tokio::spawn(serve))
+    (url, serve)
 }
 
 fn in_days(days: i64) -> jiff::civil::Date {

@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::kafka::admin::Admin;
 use common::kafka::client::KafkaConfig;
-use common::topics::Group;
+use common::kafka::consumer::ownerless;
+use common::topics::{Group, Topic};
 use nix::sys::signal::Signal;
 
 use super::recorder::Temper;
 use super::suite::{DEADLINE, HTTP, Suite};
 use crate::seed::Seed;
+use crate::wait::until;
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +211,28 @@ async fn busy(suite: &mut Suite) -> Result<()> {
     suite.until("the sink is busy", DEADLINE, |suite| Ok(suite.recorder.in_flight() >= enough)).await
 }
 
+/// Waits until each sink's group has a member for every partition of `events`: what is gained from now on is gained because of
+/// what is done now.
+async fn shared_out(suite: &mut Suite) -> Result<()> {
+    let config = suite.stack.config();
+    let (prefix, partitions) = (config.topics.prefix.clone(), config.topics.partitions.cast_signed());
+    let groups: Vec<_> = config.sink.keys().map(|sink| Group::Deliver(sink.clone()).name(&prefix)).collect();
+    let (kafka, topic) = (suite.stack.kafka().clone(), Topic::Events.name(&prefix));
+    until("every partition of events has an owner", DEADLINE, async || {
+        suite.supervise()?;
+        for group in groups.clone() {
+            let (kafka, topic) = (kafka.clone(), topic.clone());
+            let look = move || ownerless(&kafka, &group, &topic, partitions);
+            // A broker that does not answer is asked again.
+            if !tokio::task::spawn_blocking(look).await?.ok().flatten().is_some_and(|found| found.is_empty()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
 async fn kill(suite: &mut Suite) -> Result<()> {
     some_work(suite).await?;
     busy(suite).await?;
@@ -286,7 +310,10 @@ impl Gains {
             // A line may be half written yet: it is read again.
             let whole = new.rfind('\n').map_or(0, |end| end + 1);
             *position += whole as u64;
-            if new[..whole].lines().any(|line| line.starts_with(kind) && line.contains(".events ")) {
+            // A rebalance may give a member nothing.
+            let counts =
+                |line: &&str| line.starts_with(kind) && line.contains(".events ") && !line.ends_with(".events 0");
+            if new[..whole].lines().any(|line| counts(&line)) {
                 return Ok(true);
             }
         }
@@ -311,6 +338,7 @@ async fn comes_back(suite: &mut Suite, mut own: Gains) -> Result<()> {
 
 async fn zombie(suite: &mut Suite) -> Result<()> {
     some_work(suite).await?;
+    shared_out(suite).await?;
     busy(suite).await?;
     let victim = suite.any();
     let gains = Gains::of_others(suite, victim);
@@ -402,6 +430,7 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
 
 async fn churn(suite: &mut Suite) -> Result<()> {
     some_work(suite).await?;
+    shared_out(suite).await?;
     busy(suite).await?;
     let victim = suite.any();
     let gains = Gains::of_others(suite, victim);
@@ -443,6 +472,7 @@ async fn broker(suite: &mut Suite, kill: bool) -> Result<()> {
 async fn cut_off(suite: &mut Suite) -> Result<()> {
     let proxies = suite.proxies.clone().context("this stack has no proxies")?;
     some_work(suite).await?;
+    shared_out(suite).await?;
     busy(suite).await?;
     let victim = suite.proxied();
     let group = Group::Deliver(HTTP.parse()?).name(&suite.stack.config().topics.prefix);
