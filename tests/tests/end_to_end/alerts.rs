@@ -9,16 +9,18 @@ use tests::plan::Plan;
 use tests::sink::{Behaviour, Reply};
 use tests::wait::until;
 
-const RULES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/edge.rules.yml"));
+const EDGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/edge.rules.yml"));
+
+const DELIVERY: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/delivery.rules.yml"));
 
 const DASHBOARD: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/dashboards/overview.json"));
 
-/// The rules without what is said about them.
-fn rules() -> String {
+/// Rules without what is said about them.
+fn code(rules: &str) -> String {
     let is_code =
         |line: &&str| !["#", "summary:", "description:"].iter().any(|word| line.trim_start().starts_with(word));
-    RULES.lines().filter(is_code).collect::<Vec<_>>().join("\n")
+    rules.lines().filter(is_code).collect::<Vec<_>>().join("\n")
 }
 
 /// The dashboard's queries.
@@ -82,7 +84,7 @@ fn parts(selector: &str) -> (&str, Vec<Vec<(String, String)>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
-    let selectors = selectors(&rules());
+    let selectors = selectors(&code(EDGE));
     ensure!(selectors.len() >= 13, "{selectors:?}");
     Plan::new("alerts")
         .source("acme", &["main"])
@@ -109,9 +111,9 @@ async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_of_the_dashboard_is_exported() -> Result<()> {
-    let selectors = selectors(&queries()?);
-    ensure!(selectors.len() >= 20, "{selectors:?}");
+async fn every_metric_of_the_dashboard_and_of_the_rules_of_delivery_is_exported() -> Result<()> {
+    let selectors = selectors(&[queries()?, code(DELIVERY)].join("\n"));
+    ensure!(selectors.len() >= 24, "{selectors:?}");
     // One event is parked once, one dies.
     let sink = Behaviour::by_rule(|arrival| match (arrival.event_id, arrival.attempt) {
         ("evt-bad", _) => Reply::status(400),
