@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use common::envelope::Format;
 use tests::plan::Plan;
 use tests::sink::{Behaviour, Reply};
+use tests::stack::Stack;
 use tests::wait::until;
 
 const EDGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/edge.rules.yml"));
@@ -82,6 +83,22 @@ fn parts(selector: &str) -> (&str, Vec<Vec<(String, String)>>) {
     (name, all)
 }
 
+/// Waits until a stack's ingest and processor export a series for each selector.
+async fn exported(stack: &mut Stack, selectors: &BTreeSet<String>) -> Result<()> {
+    let mut missing = Vec::new();
+    let found = until("every series is there", Duration::from_secs(30), async || {
+        let text = [stack.ingest(0).metrics().await?, stack.processor(0).metrics().await?].concat();
+        missing.clear();
+        for selector in selectors {
+            let (name, all) = parts(selector);
+            let lacks = |matchers: &Vec<_>| !text.lines().any(|line| fits(line, name, matchers));
+            missing.extend(all.into_iter().filter(lacks).map(|matchers| (name.to_owned(), matchers)));
+        }
+        Ok(missing.is_empty().then_some(()))
+    });
+    found.await.with_context(|| format!("{missing:?}"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
     let selectors = selectors(&code(EDGE));
@@ -93,19 +110,7 @@ async fn every_metric_and_label_of_the_rules_is_exported() -> Result<()> {
             let client = stack.client(0, "acme", Format::Native)?;
             client.send("evt-alert").await?;
             client.send("evt-alert").await?;
-            let mut missing = Vec::new();
-            let found = until("every series is there", Duration::from_secs(30), async || {
-                let text = [stack.ingest(0).metrics().await?, stack.processor(0).metrics().await?].concat();
-                missing.clear();
-                for selector in &selectors {
-                    let (name, all) = parts(selector);
-                    let lacks = |matchers: &Vec<_>| !text.lines().any(|line| fits(line, name, matchers));
-                    missing.extend(all.into_iter().filter(lacks).map(|matchers| (name.to_owned(), matchers)));
-                }
-                Ok(missing.is_empty().then_some(()))
-            });
-            let found = found.await;
-            found.with_context(|| format!("{missing:?}"))
+            exported(stack, &selectors).await
         })
         .await
 }
@@ -128,19 +133,7 @@ async fn every_metric_of_the_dashboard_and_of_the_rules_of_delivery_is_exported(
             client.send("evt-good").await?;
             client.send("evt-bad").await?;
             stack.settled().await?;
-            let mut missing = Vec::new();
-            let found = until("every series is there", Duration::from_secs(30), async || {
-                let text = [stack.ingest(0).metrics().await?, stack.processor(0).metrics().await?].concat();
-                missing.clear();
-                for selector in &selectors {
-                    let (name, all) = parts(selector);
-                    let lacks = |matchers: &Vec<_>| !text.lines().any(|line| fits(line, name, matchers));
-                    missing.extend(all.into_iter().filter(lacks).map(|matchers| (name.to_owned(), matchers)));
-                }
-                Ok(missing.is_empty().then_some(()))
-            });
-            let found = found.await;
-            found.with_context(|| format!("{missing:?}"))?;
+            exported(stack, &selectors).await?;
 
             // What they say: nothing is left, and what was opened was opened with the one key.
             let processor = stack.processor(0);
