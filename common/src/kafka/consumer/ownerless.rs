@@ -111,6 +111,9 @@ impl Shared {
                 tracing::warn!(group = %self.settings.group, ?ownerless, "partitions are nobody's: leaving the group, and joining it again");
                 self.rejoin.store(true, Ordering::SeqCst);
                 self.waker.wake();
+                // What comes of it takes a while.
+                seen = None;
+                continue;
             }
             seen = found;
         }
