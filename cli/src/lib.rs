@@ -18,6 +18,7 @@ pub mod dlq;
 mod files;
 pub mod health;
 pub mod init;
+pub mod keygen;
 pub mod load;
 pub mod receiver;
 pub mod redrive;
@@ -64,6 +65,8 @@ enum Command {
     Demo(demo::Args),
     /// Write a working configuration, keys and a development CA for a new deployment
     Init(init::Args),
+    /// Make a new secret or key
+    Keygen(keygen::Args),
     /// Seal, sign and send events
     Send(send::Args),
     /// Send many events, and measure how fast and how soon they are received
@@ -143,6 +146,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
     // Files are read and written without a runtime.
     let command = match command {
         Command::Init(args) => return init::run(&args),
+        Command::Keygen(args) => return keygen::run(&args),
         Command::Completions(args) => return completions::run(&args, Arguments::command()),
         Command::Man(args) => return completions::man(&args, Arguments::command()),
         // It has threads of its own.
@@ -168,6 +172,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             Command::Health(args) => health::run(&args).await,
             Command::Sink(args) => sink::run(&args).await,
             Command::Init(_)
+            | Command::Keygen(_)
             | Command::Completions(_)
             | Command::Man(_)
             | Command::Load(_)
