@@ -8,7 +8,7 @@
 //! nothing is exact while something is under way, and what a crash wrote twice is counted once: there, topics have *at least*
 //! what was counted ([`Flow`]).
 
-use common::kafka::consumer::{Edge, GroupOffsets, ReadError, Reader};
+use common::kafka::consumer::{Edge, GroupOffsets, log_edges};
 use common::topics::{Group, Topic};
 
 use crate::checks::CheckError;
@@ -247,7 +247,7 @@ fn words(names: &[String]) -> Vec<&str> {
 
 async fn edges(config: &Config, topics: &[String], edge: Edge) -> Result<Vec<i64>, CheckError> {
     let (kafka, topics, count) = (config.kafka.clone(), topics.to_vec(), partitions(config));
-    let ask = move || -> Result<_, ReadError> { Reader::new(&kafka)?.log_edges(&words(&topics), count, edge) };
+    let ask = move || log_edges(&kafka, &words(&topics), count, edge);
     Ok(tokio::task::spawn_blocking(ask).await??)
 }
 

@@ -37,7 +37,9 @@ use super::client::{ClientError, KafkaConfig};
 use super::producer::TransactionalProducer;
 
 pub use member::GroupConsumer;
-pub use offsets::{Edge, GroupOffsets, beyond_the_end, commit_first, commit_from_outside, committed, start_anew};
+pub use offsets::{
+    Edge, GroupOffsets, beyond_the_end, commit_first, commit_from_outside, committed, log_edges, start_anew,
+};
 pub use ownerless::ownerless;
 pub use reader::{ReadError, Reader};
 

@@ -10,8 +10,8 @@ use common::clock::Clock;
 use common::kafka::admin::{Admin, TopicSpec};
 use common::kafka::client::KafkaConfig;
 use common::kafka::consumer::{
-    Assigned, Commit, ConsumerSettings, GroupConsumer, Handler, Incoming, More, OnFenced, Reader, TopicPartition,
-    Waker, commit_first, committed,
+    Assigned, Commit, ConsumerSettings, Edge, GroupConsumer, Handler, Incoming, More, OnFenced, Reader, TopicPartition,
+    Waker, commit_first, committed, log_edges,
 };
 use common::kafka::producer::{
     Delivery, Outgoing, ProduceError, ProducerSettings, TransactionError, TransactionalProducer,
@@ -106,6 +106,22 @@ async fn a_transaction_is_seen_whole_or_not_at_all() -> Result<()> {
     topic.shows(&["a", "b", "c"]).await?;
 
     tokio::task::spawn_blocking(move || drop(producer)).await?;
+    topic.remove().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_ends_behind_an_open_transaction_but_for_who_reads_what_is_committed() -> Result<()> {
+    let topic = OwnTopic::create("edges").await?;
+    let producer = Arc::new(topic.producer().await?);
+    producer.begin()?;
+    topic.send(&producer, "open")?.await?;
+    let (kafka, name) = (topic.kafka.clone(), topic.name.clone());
+    let asked = tokio::task::spawn_blocking(move || -> Result<_> {
+        let edge = |edge| log_edges(&kafka, &[&name], 1, edge);
+        Ok((edge(Edge::First)?, edge(Edge::End)?, Reader::new(&kafka)?.log_ends(&name, 1)?))
+    });
+    assert_eq!(asked.await??, (vec![0], vec![1], vec![0]));
+    step(&producer, TransactionalProducer::abort).await??;
     topic.remove().await
 }
 

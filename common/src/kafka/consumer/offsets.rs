@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 
 use super::reader::{ReadError, ReaderContext, hear_out, kafka_error};
-use super::{CALL_DEADLINE, Commit, TopicPartition, commit_list};
+use super::{CALL_DEADLINE, Commit, NO_GROUP, TopicPartition, commit_list};
 use crate::kafka::client::{ClientError, KafkaConfig};
 
 /// Looks at the offsets of one group, as often as it is asked, without being a member of it.
@@ -73,13 +73,19 @@ fn in_order<T>(
 pub enum Edge {
     /// Its first offset.
     First,
-    /// One past its last offset, whether or not a transaction is open there.
+    /// One past its last offset.
     End,
 }
 
-/// An edge of the log of each partition of several topics, one after the other. One question for all. Blocks.
-pub(super) fn log_edges(
-    consumer: &BaseConsumer<ReaderContext>,
+/// An edge of the log of each partition of several topics, one after the other, whether or not transactions are open there. One
+/// question for all. Blocks.
+pub fn log_edges(kafka: &KafkaConfig, topics: &[&str], partitions: i32, edge: Edge) -> Result<Vec<i64>, ReadError> {
+    edges(&offsets_client(kafka, NO_GROUP)?, topics, partitions, edge)
+}
+
+/// The same as a client sees it: to one that reads committed records only, a log ends where the first open transaction begins.
+pub(super) fn edges<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     topics: &[&str],
     partitions: i32,
     edge: Edge,

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::offsets::{Edge, log_edges};
+use super::offsets::{Edge, edges};
 use super::{CALL_DEADLINE, Incoming, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
@@ -74,21 +74,17 @@ impl Reader {
 
     /// The end of each partition's log, of partition 0 to the last: one question for all. Blocks.
     pub fn log_ends(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, ReadError> {
-        log_ends(&self.0, topic, partitions)
-    }
-
-    /// An edge of the log of each partition of several topics, one after the other. One question for all. Blocks.
-    pub fn log_edges(&self, topics: &[&str], partitions: i32, edge: Edge) -> Result<Vec<i64>, ReadError> {
         hear_out(&self.0);
-        log_edges(&self.0, topics, partitions, edge)
+        edges(&self.0, &[topic], partitions, Edge::End)
     }
 
     /// The first offset and the end of every partition of these topics, in their order: two questions, however many partitions
     /// there are. Blocks.
     pub fn all_watermarks(&self, topics: &[String], partitions: i32) -> Result<Vec<Vec<(i64, i64)>>, ReadError> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let lows = self.log_edges(&names, partitions, Edge::First)?;
-        let ends = self.log_edges(&names, partitions, Edge::End)?;
+        hear_out(&self.0);
+        let lows = edges(&self.0, &names, partitions, Edge::First)?;
+        let ends = edges(&self.0, &names, partitions, Edge::End)?;
         let all: Vec<_> = lows.into_iter().zip(ends).collect();
         Ok(all.chunks(usize::try_from(partitions).unwrap_or(0).max(1)).map(<[_]>::to_vec).collect())
     }
@@ -144,42 +140,6 @@ impl Reader {
         self.0.unassign().map_err(error)?;
         result
     }
-}
-
-/// The end of each partition's log, of partition 0 to the last: one question for all. Blocks.
-pub(super) fn log_ends<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-    partitions: i32,
-) -> Result<Vec<i64>, ReadError> {
-    let asked: Vec<_> = (0..partitions).map(|partition| (partition, Offset::End)).collect();
-    Ok(ask(consumer, topic, &asked)?.into_iter().map(Option::unwrap_or_default).collect())
-}
-
-/// Where partitions are at a time, or at their end: one question for all. Blocks.
-pub(super) fn ask<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-    places: &[(i32, Offset)],
-) -> Result<Vec<Option<i64>>, ReadError> {
-    let error = |partition, source| kafka_error(topic, partition, source);
-    let mut list = TopicPartitionList::with_capacity(places.len());
-    for (partition, place) in places {
-        list.add_partition_offset(topic, *partition, *place).map_err(|source| error(*partition, source))?;
-    }
-    let found = consumer.offsets_for_times(list, CALL_DEADLINE).map_err(|source| error(-1, source))?;
-    let mut offsets = Vec::with_capacity(places.len());
-    for (partition, _) in places {
-        let element = found.find_partition(topic, *partition);
-        if let Some(Err(source)) = element.as_ref().map(|element| element.error()) {
-            return Err(error(*partition, source));
-        }
-        offsets.push(match element.map(|element| element.offset()) {
-            Some(Offset::Offset(offset)) => Some(offset),
-            Some(_) | None => None,
-        });
-    }
-    Ok(offsets)
 }
 
 /// Hears what a client has had to say since the last time. Nobody polls one that only asks, and while brokers are down it says

@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::reader::{ask, log_ends};
-use super::{Incoming, ReadError, groupless};
+use super::offsets::{Edge, edges};
+use super::{CALL_DEADLINE, Incoming, ReadError, groupless};
 use crate::kafka::client::{ClientError, KafkaConfig, Logged};
 
 /// Most that is fetched ahead, in KiB.
@@ -51,18 +51,29 @@ impl Scanner {
         if times.is_empty() {
             return Ok(Vec::new());
         }
-        let time = |time_ms: u64| Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
-        self.ask(&times.iter().map(|(partition, time_ms)| (*partition, time(*time_ms))).collect::<Vec<_>>())
+        let mut list = TopicPartitionList::with_capacity(times.len());
+        for (partition, time_ms) in times {
+            let time = Offset::Offset(i64::try_from(*time_ms).unwrap_or(i64::MAX));
+            let added = list.add_partition_offset(&self.topic, *partition, time);
+            added.map_err(|source| self.error(*partition, source))?;
+        }
+        let found = self.consumer.offsets_for_times(list, CALL_DEADLINE).map_err(|source| self.error(-1, source))?;
+        let offset = |(partition, _): &(i32, u64)| {
+            let element = found.find_partition(&self.topic, *partition);
+            if let Some(Err(source)) = element.as_ref().map(|element| element.error()) {
+                return Err(self.error(*partition, source));
+            }
+            Ok(match element.map(|element| element.offset()) {
+                Some(Offset::Offset(offset)) => Some(offset),
+                Some(_) | None => None,
+            })
+        };
+        times.iter().map(offset).collect()
     }
 
     /// The end of each partition's log, of partition 0 to the last. Blocks.
     pub fn log_ends(&self, partitions: i32) -> Result<Vec<i64>, ReadError> {
-        log_ends(&self.consumer, &self.topic, partitions)
-    }
-
-    /// Where partitions are at a time, or at their end: one question for all.
-    fn ask(&self, places: &[(i32, Offset)]) -> Result<Vec<Option<i64>>, ReadError> {
-        ask(&self.consumer, &self.topic, places)
+        edges(&self.consumer, &[&self.topic], partitions, Edge::End)
     }
 
     /// Begins to read these partitions from these offsets on.
