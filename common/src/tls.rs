@@ -190,22 +190,24 @@ fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'sta
 /// When the first certificate of a PEM file ends, Unix seconds.
 pub fn certificate_expiry(path: &Path) -> Result<u64, TlsError> {
     let wrong = || TlsError::X509 { path: path.into(), item: "certificate" };
-    let ends = certificates(path)?.into_iter().map(|der| {
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| wrong())?;
-        Ok(certificate.validity().not_after.timestamp())
-    });
-    first(ends.collect::<Result<_, _>>()?).ok_or_else(wrong)
+    first(validities(path)?.into_iter().map(|(_, end)| end).collect()).ok_or_else(wrong)
 }
 
 /// From when on all certificates of a PEM file are valid, Unix seconds.
 pub fn certificate_start(path: &Path) -> Result<u64, TlsError> {
-    let wrong = || TlsError::X509 { path: path.into(), item: "certificate" };
-    let mut start = 0;
-    for der in certificates(path)? {
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| wrong())?;
-        start = start.max(u64::try_from(certificate.validity().not_before.timestamp()).unwrap_or(0));
-    }
-    Ok(start)
+    let start = validities(path)?.into_iter().map(|(start, _)| start).max();
+    Ok(start.and_then(|start| u64::try_from(start).ok()).unwrap_or(0))
+}
+
+/// When each certificate of a PEM file begins and ends, Unix seconds.
+fn validities(path: &Path) -> Result<Vec<(i64, i64)>, TlsError> {
+    let validity = |der: CertificateDer<'static>| {
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|_| TlsError::X509 { path: path.into(), item: "certificate" })?;
+        let validity = certificate.validity();
+        Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+    };
+    certificates(path)?.into_iter().map(validity).collect()
 }
 
 /// When the first revocation list of a PEM file should have been replaced, Unix seconds; `None` if none says.
