@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use common::id::{KeyedId, SinkId};
-use common::kafka::client::KafkaConfig;
-use common::kafka::consumer::{Incoming, Reader, committed};
+use common::kafka::consumer::{GroupOffsets, Incoming, Reader};
 use common::record::{Dead, Failure, Head, LetterId, LetterPlace, RecordKeys};
 use common::topics::{Group, Topic};
 use processor::config::Config;
@@ -113,10 +112,9 @@ impl<'a> Search<'a> {
         for sink in self.config.sink.keys() {
             for lane in self.config.retry_topics(sink) {
                 self.records(&lane, &self.core, partition, since_ms, &is_it, &mut finds.parked)?;
-                finds.groups.push(self.group(Group::Retry(sink.clone()), lane, sink, partition)?);
             }
-            finds.groups.push(self.group(Group::Deliver(sink.clone()), Topic::Events, sink, partition)?);
         }
+        finds.groups = self.groups(partition)?;
         self.dead(partition, since_ms, &is_it, &mut finds)?;
         finds.accepted = self.accepted(&finds.copies)?;
         Ok(finds)
@@ -180,17 +178,26 @@ impl<'a> Search<'a> {
         Ok(accepted)
     }
 
-    fn group(&self, group: Group, topic: Topic, sink: &SinkId, partition: i32) -> Result<GroupAt> {
-        let kafka: &KafkaConfig = &self.config.kafka;
+    /// How far the sinks' groups have come in the partitions of this number.
+    fn groups(&self, partition: i32) -> Result<Vec<GroupAt>> {
         let prefix = &self.config.topics.prefix;
-        let (name, topic_name) = (group.name(prefix), topic.name(prefix));
         let partitions = i32::try_from(self.config.topics.partitions)?;
-        let stored =
-            committed(kafka, &name, &topic_name, partitions).with_context(|| format!("asking for group {name}"))?;
-        let at = usize::try_from(partition).ok().and_then(|at| stored.get(at));
-        let progress =
-            at.and_then(|(base, metadata)| Progress::restore((*base)?, metadata, self.config.group.window).ok());
-        Ok(GroupAt { topic, sink: sink.clone(), partition, progress })
+        let mut found = Vec::new();
+        for (group, topics) in self.config.groups() {
+            let (Group::Deliver(sink) | Group::Retry(sink)) = &group else { continue };
+            let name = group.name(prefix);
+            let names: Vec<String> = topics.iter().map(|topic| topic.name(prefix)).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let stored = GroupOffsets::new(&self.config.kafka, &name)?.committed(&names, partitions);
+            let stored = stored.with_context(|| format!("asking for group {name}"))?;
+            for (topic, stored) in topics.into_iter().zip(stored.chunks(usize::try_from(partitions)?)) {
+                let at = usize::try_from(partition).ok().and_then(|at| stored.get(at));
+                let progress = at
+                    .and_then(|(base, metadata)| Progress::restore((*base)?, metadata, self.config.group.window).ok());
+                found.push(GroupAt { topic, sink: sink.clone(), partition, progress });
+            }
+        }
+        Ok(found)
     }
 
     /// Hands every record of a partition to `each` that the broker got in this time.
