@@ -7,14 +7,14 @@ use processor::audit::{Account, Audit, Flow, GroupAccount, audit, open};
 use processor::core::tally::Completion;
 use serde_json::{Map, Value, json};
 
-use crate::dlq::Deployment;
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 
 /// Options of `audit`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     /// Show every partition, and not only sums and what does not hold
     #[arg(long)]
     partitions: bool,
@@ -25,7 +25,7 @@ pub struct Args {
 
 /// Runs `audit`.
 pub async fn run(args: &Args) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     let found = audit(&config).await.with_context(|| {
         format!("Kafka at {}; `sealstream topics check` says whether topics are missing", config.kafka.bootstrap)
     })?;

@@ -11,9 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use common::clock::Clock;
-use common::config::environment;
 use common::record::{Dead, LetterPlace};
-use common::telemetry::{LogConfig, LogFormat, install_logging};
 use processor::config::Config;
 
 pub use filter::Args as FilterArgs;
@@ -22,6 +20,7 @@ pub(crate) use letters::{DeadTopic, Followed, Letter};
 pub(crate) use target::{Kept, Target, target};
 pub(crate) use tell::{Headers, json, reason, time};
 
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 
 /// What can be done with dead letters. `sealstream redrive` puts them back.
@@ -33,22 +32,6 @@ pub enum Command {
     Show(ShowArgs),
     /// Write letters as lines of JSON, bodies sealed as they are
     Export(ExportArgs),
-}
-
-/// What all commands about letters need.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Deployment {
-    /// The processor's configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-}
-
-impl Deployment {
-    /// Loads the configuration. Warnings of the Kafka client are shown from now on.
-    pub(crate) fn load(&self) -> Result<Config> {
-        install_logging(&LogConfig { format: LogFormat::Human, level: "warn".to_owned() });
-        Ok(Config::load(Some(&self.config), environment())?)
-    }
 }
 
 /// Which letters `list` and `export` take.
@@ -86,7 +69,7 @@ impl Selection {
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     #[command(flatten)]
     selection: Selection,
     /// Show at most so many; 0 shows all
@@ -104,7 +87,7 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     /// Where the letter lies, as the list says
     #[arg(value_name = "PARTITION/OFFSET")]
     place: LetterPlace,
@@ -117,7 +100,7 @@ pub struct ShowArgs {
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     #[command(flatten)]
     selection: Selection,
     /// A new file for the lines, readable by its owner only; standard output without it
@@ -139,7 +122,7 @@ pub async fn run(command: &Command) -> Result<Verdict> {
 }
 
 fn list(args: &ListArgs) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     let letters = args.selection.letters(&config, &DeadTopic::of(&config)?)?;
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let page: Vec<&Letter> = letters.iter().skip(args.skip).take(limit).collect();
@@ -168,7 +151,7 @@ fn list(args: &ListArgs) -> Result<Verdict> {
 }
 
 fn show(args: &ShowArgs) -> Result<Verdict> {
-    let (config, place) = (args.deployment.load()?, args.place);
+    let (config, place) = (args.processor.load()?, args.place);
     let dead = DeadTopic::of(&config)?;
     let partitions = i32::try_from(config.topics.partitions)?;
     if place.partition >= partitions {

@@ -20,6 +20,7 @@ pub mod health;
 pub mod init;
 pub mod keygen;
 pub mod load;
+mod processor_config;
 pub mod receiver;
 pub mod redrive;
 pub mod rotate;

@@ -23,7 +23,8 @@ use common::shutdown::Group;
 use indicatif::{ProgressBar, ProgressStyle};
 use processor::config::Config;
 
-use crate::dlq::{DeadTopic, Deployment, Filter, FilterArgs, Kept, Letter, State, Target, target};
+use crate::dlq::{DeadTopic, Filter, FilterArgs, Kept, Letter, State, Target, target};
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 use hand_over::{HandOver, Keys, Parcel};
 
@@ -36,7 +37,7 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     #[command(flatten)]
     filter: FilterArgs,
     /// Show what would be done, and do nothing
@@ -80,7 +81,7 @@ struct Tally {
 
 /// Runs `redrive`: good if everything that was meant went, or had gone before.
 pub async fn run(args: &Args) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     // Nothing else waits for the runtime's own thread.
     tokio::task::block_in_place(|| redrive(args, &config))
 }

@@ -10,14 +10,14 @@ use common::shutdown::Group;
 use common::topics::Delay;
 
 use crate::cluster::{Cluster, NodeArgs, View};
-use crate::dlq::Deployment;
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     #[command(flatten)]
     nodes: NodeArgs,
     /// Time between two looks, which rates are taken over
@@ -33,7 +33,7 @@ pub struct Args {
 
 /// Runs `status`: good if Kafka and every node answered.
 pub async fn run(args: &Args) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     let interval = args.interval.duration();
     let cluster = Cluster::of(&config, &args.nodes, &Clock::system())?;
     if !args.watch || !(args.json || stdout().is_terminal()) {

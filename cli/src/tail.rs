@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use common::id::{SinkId, SourceId};
-use common::kafka::consumer::Incoming;
 use common::kafka::consumer::scanner::{Scanned, Scanner};
+use common::kafka::consumer::{Edge, Incoming, log_edges};
 use common::record::{Dead, Head, Reason, RecordKeys};
 use common::topics::Topic;
 use data_encoding::BASE64;
@@ -19,7 +19,8 @@ use processor::record_keys;
 use processor::unseal::Sources;
 use serde_json::value::RawValue;
 
-use crate::dlq::{Deployment, time};
+use crate::dlq::time;
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 
 /// How long to wait for the next record before looking around.
@@ -29,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     /// Which topic: inbox, events, dead, or a retry lane such as retry.main.10s
     #[arg(long, value_name = "ROLE", default_value = "events")]
     topic: String,
@@ -60,7 +61,7 @@ pub async fn run(args: &Args) -> Result<Verdict> {
 }
 
 fn follow(args: &Args) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     if config.topics.danger_embedded {
         bail!("an embedded cluster is seen by its own process only");
     }
@@ -71,15 +72,11 @@ fn follow(args: &Args) -> Result<Verdict> {
     let scanner = Scanner::new(&config.kafka, name.as_str().into())?;
     let context = || format!("{name} can't be read; `sealstream topics check` says what is wrong with it");
     let partitions = i32::try_from(config.topics.partitions)?;
-    let from: Vec<i64> = if args.from_beginning {
-        let times: Vec<_> = (0..partitions).map(|partition| (partition, 0)).collect();
-        let ends = scanner.log_ends(partitions).with_context(context)?;
-        let firsts = scanner.offsets_at(&times).with_context(context)?;
-        firsts.into_iter().zip(ends).map(|(first, end)| first.unwrap_or(end)).collect()
-    } else {
-        scanner.log_ends(partitions).with_context(context)?
+    let from = match args.from_beginning {
+        true => log_edges(&config.kafka, &[&name], partitions, Edge::First),
+        false => scanner.log_ends(partitions),
     };
-    let from: Vec<(i32, i64)> = (0..partitions).zip(from).collect();
+    let from: Vec<(i32, i64)> = (0..partitions).zip(from.with_context(context)?).collect();
     scanner.begin(&from).with_context(context)?;
     let mut shown = 0;
     while args.limit == 0 || shown < args.limit {

@@ -23,7 +23,8 @@ use common::id::{EventId, KeyedId, SourceId, placement};
 use processor::config::Config;
 use serde_json::{Value, json};
 
-use crate::dlq::{Deployment, Moment, id_keys, keyed_ids};
+use crate::dlq::{Moment, id_keys, keyed_ids};
+use crate::processor_config::ProcessorConfig;
 use crate::{Verdict, say};
 
 use life::{Life, Outcome, Step, What};
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     source: Option<SourceId>,
     #[command(flatten)]
-    deployment: Deployment,
+    processor: ProcessorConfig,
     /// Look for what came at this time or later: RFC 3339, or so long ago, for example 3days. Without it, the deduplication
     /// window
     #[arg(long, value_name = "TIME")]
@@ -56,7 +57,7 @@ pub async fn run(args: &Args) -> Result<Verdict> {
 }
 
 fn follow(args: &Args) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     if config.topics.danger_embedded {
         bail!("an embedded cluster is gone with its process: there is nothing to follow an event through");
     }

@@ -14,7 +14,7 @@ use crate::{Verdict, say};
 
 /// Runs `export`. Blocks.
 pub(super) fn run(args: &ExportArgs) -> Result<Verdict> {
-    let config = args.deployment.load()?;
+    let config = args.processor.load()?;
     let dead = DeadTopic::of(&config)?;
     let letters = args.selection.letters(&config, &dead)?;
     let letters: HashMap<LetterPlace, Letter> = letters.into_iter().map(|letter| (letter.place, letter)).collect();
