@@ -138,7 +138,6 @@ impl Edge {
     {
         let tally = self.metrics.begin();
         let request_id = self.ids.next();
-        client.set_unread(!request.body().is_end_stream());
         let mut source = None;
         let reply = match unpanicked(self.take(request, client, &request_id, &mut source)).await {
             Ok(Taken::Event) => {

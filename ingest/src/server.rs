@@ -18,10 +18,10 @@ use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
 use common::telemetry::Sparing;
 use common::tls::ALPN_H2;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -53,6 +53,9 @@ static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
 /// reset the connection and take the answer away from the sender.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long, and how much, an HTTP/1 connection reads on for its next request, when an answer came before the end of the body.
+const REST_DEADLINE: Duration = Duration::from_millis(500);
+const REST_BYTES_MAX: u64 = 64 * 1024;
 /// HTTP/2 windows: what may be under way on a stream, and on a connection, before it is read. Large enough for 2.5 MB/s at a
 /// round trip of 100 ms, and small, since every connection could fill its own.
 const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
@@ -268,7 +271,7 @@ impl Server {
             .await;
         let unread = match outcome {
             ConnectionOutcome::MalformedHead | ConnectionOutcome::HeadTooLarge => true,
-            ConnectionOutcome::Ended => life.client.unread(),
+            ConnectionOutcome::Ended => life.unread.load(Ordering::Relaxed),
             _ => return outcome,
         };
         linger(connection.into_parts().io.into_inner(), unread).await;
@@ -385,11 +388,14 @@ struct Life {
     begun: AtomicU64,
     ended: AtomicU64,
     flooded: AtomicBool,
+    /// Whether a part of the latest body was left unread: then closing must not cut off our answer.
+    unread: AtomicBool,
 }
 
 impl Life {
     fn new(client: Client, over: CancellationToken) -> Self {
-        Self { client, over, begun: AtomicU64::new(0), ended: AtomicU64::new(0), flooded: AtomicBool::new(false) }
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { client, over, begun, ended, flooded: AtomicBool::new(false), unread: AtomicBool::new(false) }
     }
 
     /// Whether a connection may have sent so many frames. If not, it is over.
@@ -452,16 +458,51 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let begun = life.begun.fetch_add(1, Ordering::Relaxed) + 1;
     let _ended = Ended(&life.ended);
-    let version = request.version();
-    let mut reply = edge.serve(request, &life.client).await;
-    if reply.closes || begun >= edge.settings().limits.requests_per_connection_max {
+    let is_http1 = request.version() < Version::HTTP_2;
+    let waits = request.headers().contains_key(EXPECT);
+    let (head, mut body) = request.into_parts();
+    let mut reply = edge.serve(Request::from_parts(head, &mut body), &life.client).await;
+    let last = reply.closes || begun >= edge.settings().limits.requests_per_connection_max;
+    let closes = if is_http1 {
+        // A sender that waits for our word does not send the body that was refused.
+        let read = if last || waits { body.is_end_stream() } else { read_over(&mut body).await };
+        life.unread.store(!read, Ordering::Relaxed);
+        last || !read
+    } else {
+        last
+    };
+    if closes {
         life.over.cancel();
         // HTTP/2 says it with a frame of its own.
-        if version < Version::HTTP_2 {
+        if is_http1 {
             reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
     Ok(reply.response)
+}
+
+/// Reads over what is left of a body, so that the next request can follow it. False when that would take too much: then the
+/// connection has to end, and the sender has to be told so.
+async fn read_over(body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().lower() > REST_BYTES_MAX {
+        return false;
+    }
+    let reading = async {
+        let mut left = REST_BYTES_MAX;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+            match left.checked_sub(count) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    timeout(REST_DEADLINE, reading).await.unwrap_or(false)
 }
 
 /// Whether it was the transport that failed, rather than the protocol on it.

@@ -47,7 +47,6 @@ impl Authenticated {
             }
         })
         .await?;
-        client.set_unread(false);
         edge.metrics.body_bytes.record(body.len() as f64);
         let place = if over {
             let place = settings.failures.place(network).await;

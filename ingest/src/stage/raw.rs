@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::pin::Pin;
 use http::Request;
@@ -15,13 +14,12 @@ use crate::settings::Settings;
 pub(crate) struct Client {
     address: IpAddr,
     key: Option<Pin>,
-    unread: AtomicBool,
 }
 
 impl Client {
     /// A client at this address, with the key of its certificate if it has shown one.
     pub(crate) fn new(address: IpAddr, key: Option<Pin>) -> Self {
-        Self { address, key, unread: AtomicBool::new(false) }
+        Self { address, key }
     }
 
     /// Whom the connection is for.
@@ -32,16 +30,6 @@ impl Client {
     /// The key of its certificate, which was valid in the handshake.
     pub(crate) fn key(&self) -> Option<Pin> {
         self.key
-    }
-
-    /// Notes whether a part of the latest body was left unread: then closing must not cut off our answer.
-    pub(crate) fn set_unread(&self, unread: bool) {
-        self.unread.store(unread, Ordering::Relaxed);
-    }
-
-    /// Whether a part of the latest body was left unread.
-    pub(crate) fn unread(&self) -> bool {
-        self.unread.load(Ordering::Relaxed)
     }
 }
 

@@ -703,6 +703,47 @@ async fn refusals_that_do_not_close_keep_the_connection() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_the_body_has_come_keeps_the_connection_or_says_that_it_closes() {
+    let edge = Edge::start().await;
+    let lost = || Ask::good().to("/nowhere");
+    let length = |len: usize| [lost().head_http1(), format!("content-length: {len}\r\n\r\n").into_bytes()].concat();
+    let chunked = [lost().head_http1(), b"transfer-encoding: chunked\r\n\r\n".to_vec()].concat();
+    let chunk = format!("{:x}\r\n{NATIVE}\r\n", NATIVE.len()).into_bytes();
+    let refused = |edge: &Edge| edge.outcome("not_found");
+    // The rest comes once the answer is settled, and the next request comes behind it.
+    let whole = [chunk.as_slice(), b"0\r\n\r\n"].concat();
+    for (head, rest) in [(length(NATIVE.len()), NATIVE.as_bytes()), (chunked.clone(), &whole)] {
+        let mut wire = edge.http1().await;
+        let before = refused(&edge);
+        wire.send(&head).await;
+        edge.until("it is refused", |edge| refused(edge) > before).await;
+        wire.write(rest).await;
+        let reply = wire.reply().await;
+        reply.check(404, "not_found");
+        assert!(!reply.says_close());
+        wire.ask(&Ask::good()).await.check(200, "received");
+    }
+    // Where it does not come, breaks off, is large or waits for a word of ours, the sender is told.
+    let endless = chunk.repeat(64 * 1024 / NATIVE.len() + 1);
+    let asking = [lost().with("expect", "100-continue").head_http1(), b"content-length: 9\r\n\r\n".to_vec()].concat();
+    for (head, rest) in [
+        (length(9), &b"{"[..]),
+        (length(64 * 1024 + 1), &[]),
+        (chunked.clone(), &chunk),
+        (chunked.clone(), &endless),
+        (chunked, b"zz\r\n"),
+        (asking, &[]),
+    ] {
+        let mut wire = edge.http1().await;
+        wire.send(&[head.as_slice(), rest].concat()).await;
+        let reply = wire.reply().await;
+        reply.check(404, "not_found");
+        assert!(reply.says_close() && wire.ends().await, "{}", String::from_utf8_lossy(&head));
+    }
+    edge.finish().await;
+}
+
+#[tokio::test]
 async fn connections_have_a_longest_life() {
     let edge = Edge::start_with(|config| config.limits.connection_age_max = Duration::from_secs(2)).await;
     let mut wire = edge.http1().await;
