@@ -3,14 +3,15 @@
 //! Every request gets exactly one answer and is counted exactly once; a panic in the way is answered with 500 and the
 //! process lives on.
 
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::Poll;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use common::admin::Health;
 use common::clock::Clock;
@@ -18,14 +19,17 @@ use common::id::SourceId;
 use common::kafka::client::ClientError;
 use common::kafka::producer::Ack;
 use common::shutdown::Group;
-use common::spans::{Begun, Kind, Span, Tracer};
+use common::spans::{self, Kind, Span, Tracer};
 use common::telemetry::Sparing;
+use futures_util::FutureExt;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Config;
 use crate::metrics::{EdgeMetrics, Outcome};
@@ -98,9 +102,14 @@ impl Edge {
         })
     }
 
-    /// What is in effect now.
+    /// What is in effect now, to be kept.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
+    }
+
+    /// What is in effect now, for a moment: without counting one more who has it.
+    pub(crate) fn in_effect(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     /// What shares the rate limiter's budgets with other nodes, if any do.
@@ -131,15 +140,45 @@ impl Edge {
         self.requests.wait().await;
     }
 
-    /// Answers one request.
-    pub(crate) async fn serve<B>(&self, request: Request<B>, client: &Client) -> Reply
+    /// Checks a request's head.
+    pub(crate) fn begin(&self, head: Parts, body: &impl Body, client: &Client) -> Begun {
+        // Counted before the flag is read, and the flag set before the count is read: whoever sees it unset is waited for.
+        let counted = self.requests.token();
+        fence(Ordering::SeqCst);
+        let traced = self.tracer.begin();
+        let body_len_min = body.size_hint().lower();
+        let admit = AssertUnwindSafe(|| self.admit(head, body_len_min, client));
+        let admission = catch_unwind(admit).unwrap_or_else(|_panic| Err(panicked()));
+        Begun { admission, traced, counted }
+    }
+
+    fn admit(&self, head: Parts, body_len_min: u64, client: &Client) -> Result<Admission, Refusal> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::ShuttingDown);
+        }
+        #[cfg(test)]
+        assert!(!head.headers.contains_key("x-test-panic"), "a bug");
+        let raw = RawRequest { head, body_len_min, client, settings: self.settings() };
+        if raw.head.method == Method::GET && raw.settings.is_health_path(raw.head.uri.path()) {
+            return if self.health.ready() { Ok(Admission::HealthCheck) } else { Err(Refusal::NotReady) };
+        }
+        Ok(Admission::Event(Admitted::admit(raw, self)?))
+    }
+
+    /// Answers a request.
+    pub(crate) async fn serve<B>(&self, begun: Begun, body: B) -> Reply
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let tally = self.metrics.begin();
-        let request_id = self.ids.next();
+        let id = self.ids.next();
+        let request_id = id.to_str().expect("a request id is of letters and digits");
         let mut source = None;
-        let reply = match unpanicked(self.take(request, client, &request_id, &mut source)).await {
+        let taken = {
+            let work = pin!(self.take(begun, body, request_id, &mut source));
+            unpanicked(work).await
+        };
+        let reply = match taken {
             Ok(Taken::Event) => {
                 tally.end(Outcome::Received);
                 Reply { response: Response::new(Full::from(RECEIVED)), closes: false }
@@ -154,42 +193,36 @@ impl Edge {
                 let cause = std::error::Error::source(&refusal).map(ToString::to_string);
                 let source = source.as_ref().map(SourceId::as_str);
                 tracing::debug!(request_id, source, code = answer.outcome.as_str(), %refusal, cause, "refused");
-                Reply { response: refused(&answer, &request_id), closes: answer.closes }
+                Reply { response: refused(&answer, request_id), closes: answer.closes }
             }
         };
-        reply.finish(&request_id)
+        reply.finish(id)
     }
 
     /// Takes one request through its stages and into the log, or answers whether it would.
     /// `source` is told whose it is as soon as that is known.
     async fn take<B>(
         &self,
-        request: Request<B>,
-        client: &Client,
+        begun: Begun,
+        body: B,
         request_id: &str,
         source: &mut Option<SourceId>,
     ) -> Result<Taken, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        // Counted before the flag is read, and the flag set before the count is read: whoever sees it unset is waited for.
-        let _counted = self.requests.token();
-        fence(Ordering::SeqCst);
-        let begun = self.tracer.begin();
-        if self.draining.load(Ordering::SeqCst) {
-            return Err(Refusal::ShuttingDown);
-        }
-        #[cfg(test)]
-        assert!(!request.headers().contains_key("x-test-panic"), "a bug");
-        let raw = RawRequest::new(request, client, self.settings());
-        if raw.head.method == Method::GET && raw.settings.is_health_path(raw.head.uri.path()) {
-            return if self.health.ready() { Ok(Taken::HealthCheck) } else { Err(Refusal::NotReady) };
-        }
-        let admitted = Admitted::admit(raw, self)?;
-        let mut authenticated = Authenticated::authenticate(admitted, self).await?;
+        let Begun { admission, traced, counted: _counted } = begun;
+        let admitted = match admission? {
+            Admission::Event(admitted) => admitted,
+            Admission::HealthCheck => return Ok(Taken::HealthCheck),
+        };
+        let mut authenticated = Authenticated::authenticate(admitted, body, self).await?;
         let source = source.insert(authenticated.source().id.clone());
-        let mut span = self.span(begun, &mut authenticated);
-        let stored = self.store(authenticated).await;
+        let mut span = self.span(traced, &mut authenticated);
+        let stored = match self.record(authenticated) {
+            Ok(charged) => self.store(charged).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Ok(Ack { partition, offset }) = &stored {
             tracing::trace!(request_id, %source, partition, offset, "received");
         }
@@ -200,19 +233,23 @@ impl Edge {
         stored.map(|_| Taken::Event)
     }
 
-    /// Takes a request of one of our senders into the log.
-    async fn store(&self, authenticated: Authenticated) -> Result<Ack, Refusal> {
+    /// Makes a record of a request of one of our senders, at its source's cost.
+    fn record(&self, authenticated: Authenticated) -> Result<Charged, Refusal> {
         let fresh = Fresh::check(authenticated, self.clock.unix_s())?;
-        let record = Record::seal(fresh, &self.settings().keys, self.clock.unix_ms())?;
-        let charged = Charged::charge(record, self.clock.monotonic())?;
+        let record = Record::seal(fresh, &self.in_effect().keys, self.clock.unix_ms())?;
+        Charged::charge(record, self.clock.monotonic())
+    }
+
+    /// Takes a record into the log.
+    fn store(&self, charged: Charged) -> impl Future<Output = Result<Ack, Refusal>> {
         let source = charged.source().clone();
-        let published = self.publisher.publish(charged, &self.metrics).await;
+        let published = self.publisher.publish(charged, &self.metrics);
         // No refusal costs a source anything.
-        published.inspect_err(|_| source.limit.give_back())
+        published.map(move |published| published.inspect_err(|_| source.limit.give_back()))
     }
 
     /// A span of a request, if it is traced; what comes behind is below it. Nobody but our senders makes us trace anything.
-    fn span(&self, begun: Option<Begun>, authenticated: &mut Authenticated) -> Option<Span> {
+    fn span(&self, begun: Option<spans::Begun>, authenticated: &mut Authenticated) -> Option<Box<Span>> {
         let begun = Some(begun?);
         let mut span = match authenticated.traceparent() {
             Some(traceparent) => self.tracer.span(begun, "ingest", Kind::Server, Some(traceparent)),
@@ -220,7 +257,7 @@ impl Edge {
         }?;
         authenticated.trace_at(span.context());
         span.text("sealstream.source", authenticated.source().id.as_str());
-        Some(span)
+        Some(Box::new(span))
     }
 }
 
@@ -240,6 +277,23 @@ fn conclude(span: &mut Span, stored: &Result<Ack, Refusal>) {
             span.fail(outcome);
         }
     }
+}
+
+/// A request whose head was checked.
+pub(crate) struct Begun {
+    /// What it is, or why it is refused.
+    admission: Result<Admission, Refusal>,
+    traced: Option<spans::Begun>,
+    /// As long as there is this, it is waited for.
+    counted: TaskTrackerToken,
+}
+
+/// What a request is.
+enum Admission {
+    /// An event, as far as its head says.
+    Event(Admitted),
+    /// A question, and the answer is yes.
+    HealthCheck,
 }
 
 /// What was taken.
@@ -269,11 +323,11 @@ pub(crate) fn resize(permits: &Arc<Semaphore>, before: usize, after: usize, grou
 
 impl Reply {
     /// Adds what every answer has.
-    fn finish(mut self, request_id: &str) -> Self {
+    fn finish(mut self, request_id: HeaderValue) -> Self {
         let headers = self.response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(REQUEST_ID, HeaderValue::from_str(request_id).expect("a request id is of letters and digits"));
+        headers.insert(REQUEST_ID, request_id);
         self
     }
 }
@@ -295,20 +349,26 @@ fn refused(answer: &Answer, request_id: &str) -> Response<Full<Bytes>> {
 
 /// The future, with a panic turned into a refusal. What it had in hand is dropped; what it shares is behind locks and
 /// atomics that no request holds across code that can fail.
-async fn unpanicked<T>(future: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
+fn unpanicked<T>(
+    mut future: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
+) -> impl Future<Output = Result<T, Refusal>> {
+    std::future::poll_fn(move |context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
-        polled.unwrap_or_else(|_panic| {
-            // Whoever can bring one about can do it again and again.
-            if let Some(left_out) = REPEATS.pass("panic", Clock::system().monotonic()) {
-                tracing::error!(left_out, "a request's handler panicked");
-            }
-            Poll::Ready(Err(Refusal::Internal))
-        })
+        polled.unwrap_or_else(|_panic| Poll::Ready(Err(panicked())))
     })
-    .await
 }
+
+/// What is said after a panic.
+fn panicked() -> Refusal {
+    // Whoever can bring one about can do it again and again.
+    if let Some(left_out) = REPEATS.pass("panic", Clock::system().monotonic()) {
+        tracing::error!(left_out, "a request's handler panicked");
+    }
+    Refusal::Internal
+}
+
+/// Length of a request id, of the first 2³² of a process.
+const ID_LEN: usize = 24;
 
 /// Ids that tell requests apart in logs, of this process and of all others: random bits of the process and a count.
 struct RequestIds {
@@ -322,8 +382,11 @@ impl RequestIds {
         Self { process, count: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> String {
-        format!("{:016x}{:08x}", self.process, self.count.fetch_add(1, Ordering::Relaxed))
+    fn next(&self) -> HeaderValue {
+        let mut id = String::with_capacity(ID_LEN);
+        write!(id, "{:016x}{:08x}", self.process, self.count.fetch_add(1, Ordering::Relaxed))
+            .expect("writing to memory");
+        HeaderValue::from_maybe_shared(Bytes::from(id)).expect("a request id is of letters and digits")
     }
 }
 

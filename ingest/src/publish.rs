@@ -85,24 +85,31 @@ impl Publisher {
         self.ack_deadline
     }
 
-    /// Publishes a record and waits for its acknowledgement, at most the deadline: where it lies.
+    /// Publishes a record at once; the future waits for its acknowledgement, at most the deadline: where it lies.
     ///
     /// After an error the record may be in the log all the same: the sender sends again, and the processors recognise it.
-    pub(crate) async fn publish(&self, charged: Charged, metrics: &EdgeMetrics) -> Result<Ack, Refusal> {
+    pub(crate) fn publish<'a>(
+        &'a self,
+        charged: Charged,
+        metrics: &'a EdgeMetrics,
+    ) -> impl Future<Output = Result<Ack, Refusal>> + 'a {
         let (record, handed_over) = (charged.into_record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         // Held until the answer: the last handle of a producer purges what is in it.
         let producer = self.producer.load_full();
-        let delivery = producer.send(outgoing, record.headers())?;
+        let sent = producer.send(outgoing, record.headers());
         // The producer has a copy: while it is on its way there is no second one.
-        let _permit = record.into_permit();
-        // The library has the same deadline, but looks at it only now and then.
-        let ack = match tokio::time::timeout(self.ack_deadline, delivery).await {
-            Ok(acknowledged) => self.note(acknowledged)?,
-            Err(_elapsed) => return Err(Refusal::Unavailable(Trouble::AckLate)),
-        };
-        metrics.acked(handed_over);
-        Ok(ack)
+        let permit = record.into_permit();
+        async move {
+            let _held = (producer, permit);
+            // The library has the same deadline, but looks at it only now and then.
+            let ack = match tokio::time::timeout(self.ack_deadline, sent?).await {
+                Ok(acknowledged) => self.note(acknowledged)?,
+                Err(_elapsed) => return Err(Refusal::Unavailable(Trouble::AckLate)),
+            };
+            metrics.acked(handed_over);
+            Ok(ack)
+        }
     }
 
     fn note(&self, acknowledged: Result<Ack, ProduceError>) -> Result<Ack, ProduceError> {

@@ -18,6 +18,9 @@ use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
 use common::telemetry::Sparing;
 use common::tls::ALPN_H2;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
@@ -309,32 +312,47 @@ impl Server {
         &self,
         life: &Life,
         limits: &Limits,
-        idle: impl Future<Output = ()>,
+        idle: impl Future<Output = ()> + Send,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<hyper::Result<()>>,
     ) -> ConnectionOutcome {
-        let mut over = pin!(async {
+        let asked = async {
             tokio::select! {
                 () = life.over.cancelled() => {}
                 () = sleep(limits.connection_age_max) => {}
                 () = idle => {}
             }
-        });
-        let mut abort = pin!(self.abort.cancelled());
-        let mut patience = None;
+            End::Asked
+        };
+        let aborted = async {
+            self.abort.cancelled().await;
+            End::Forced
+        };
+        // Each is polled when it was woken, not with every request: they share locks with all other connections.
+        let mut ends: FuturesUnordered<BoxFuture<'_, End>> = FuturesUnordered::new();
+        ends.push(Box::pin(asked));
+        ends.push(Box::pin(aborted));
         poll_fn(|context| {
-            let end = patience.is_none() && over.as_mut().poll(context).is_ready();
-            if end {
-                // As long as a request may take whose head is coming just now, or that has just begun.
-                let request = limits.body_deadline + self.edge.publisher.ack_deadline();
-                let longest = if life.is_quiet() { Duration::ZERO } else { request };
-                let longest = if life.is_flooded() { FLOODED_DEADLINE } else { limits.head_deadline + longest };
-                patience = Some(Box::pin(sleep(longest)));
+            let (mut is_asked, mut is_forced) = (false, false);
+            while let Poll::Ready(Some(end)) = ends.poll_next_unpin(context) {
+                match end {
+                    End::Forced => is_forced = true,
+                    End::Asked => {
+                        is_asked = true;
+                        // As long as a request may take whose head is coming just now, or that has just begun.
+                        let request = limits.body_deadline + self.edge.publisher.ack_deadline();
+                        let longest = if life.is_quiet() { Duration::ZERO } else { request };
+                        let longest = if life.is_flooded() { FLOODED_DEADLINE } else { limits.head_deadline + longest };
+                        ends.push(Box::pin(async move {
+                            sleep(longest).await;
+                            End::Forced
+                        }));
+                    }
+                }
             }
-            if let Poll::Ready(result) = poll(context, end) {
+            if let Poll::Ready(result) = poll(context, is_asked) {
                 return Poll::Ready(result.map_or_else(|error| life.outcome(&error), |()| ConnectionOutcome::Ended));
             }
-            let impatient = patience.as_mut().is_some_and(|patience| patience.as_mut().poll(context).is_ready());
-            if impatient || abort.as_mut().poll(context).is_ready() {
+            if is_forced {
                 let flooded = life.is_flooded();
                 return Poll::Ready(if flooded { ConnectionOutcome::Flooded } else { ConnectionOutcome::Aborted });
             }
@@ -342,6 +360,14 @@ impl Server {
         })
         .await
     }
+}
+
+/// How a connection is made to end.
+enum End {
+    /// In order.
+    Asked,
+    /// At once.
+    Forced,
 }
 
 /// A connection that was accepted.
@@ -451,34 +477,39 @@ impl Life {
 }
 
 /// Answers one request, and ends its connection when that is due.
-async fn respond(
+///
+/// Its head is checked before anything is waited for, so that what waits is small: there is one for each connection.
+fn respond(
     edge: Arc<Edge>,
     life: Arc<Life>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let begun = life.begun.fetch_add(1, Ordering::Relaxed) + 1;
-    let _ended = Ended(&life.ended);
+) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> {
     let is_http1 = request.version() < Version::HTTP_2;
     let waits = request.headers().contains_key(EXPECT);
     let (head, mut body) = request.into_parts();
-    let mut reply = edge.serve(Request::from_parts(head, &mut body), &life.client).await;
-    let last = reply.closes || begun >= edge.settings().limits.requests_per_connection_max;
-    let closes = if is_http1 {
-        // A sender that waits for our word does not send the body that was refused.
-        let read = if last || waits { body.is_end_stream() } else { read_over(&mut body).await };
-        life.unread.store(!read, Ordering::Relaxed);
-        last || !read
-    } else {
-        last
-    };
-    if closes {
-        life.over.cancel();
-        // HTTP/2 says it with a frame of its own.
-        if is_http1 {
-            reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let checked = edge.begin(head, &body, &life.client);
+    async move {
+        let begun = life.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let _ended = Ended(&life.ended);
+        let mut reply = edge.serve(checked, &mut body).await;
+        let last = reply.closes || begun >= edge.in_effect().limits.requests_per_connection_max;
+        let closes = if is_http1 {
+            // A sender that waits for our word does not send the body that was refused.
+            let read = if last || waits { body.is_end_stream() } else { read_over(&mut body).await };
+            life.unread.store(!read, Ordering::Relaxed);
+            last || !read
+        } else {
+            last
+        };
+        if closes {
+            life.over.cancel();
+            // HTTP/2 says it with a frame of its own.
+            if is_http1 {
+                reply.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
+        Ok(reply.response)
     }
-    Ok(reply.response)
 }
 
 /// Reads over what is left of a body, so that the next request can follow it. False when that would take too much: then the

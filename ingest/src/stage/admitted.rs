@@ -11,7 +11,6 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue
 use http::request::Parts as HeadParts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Version};
-use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::raw::{Client, RawRequest};
@@ -28,15 +27,14 @@ use crate::source::Route;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A request whose head is in order.
-pub(crate) struct Admitted<'a, B> {
-    body: B,
-    client: &'a Client,
+pub(crate) struct Admitted {
     network: Network,
     /// Held until the request is answered.
     permit: OwnedSemaphorePermit,
     settings: Arc<Settings>,
     route: Arc<Route>,
-    signed: Signed,
+    /// Behind a pointer, as in every stage to come: it is large, and is handed on while others are waited for.
+    signed: Box<Signed>,
 }
 
 /// What the head says about the body, and the connection about both.
@@ -67,10 +65,10 @@ pub(crate) enum NonceHeader {
     Is(Option<HeaderValue>),
 }
 
-impl<'a, B: Body> Admitted<'a, B> {
+impl Admitted {
     /// Checks the head.
-    pub(crate) fn admit(raw: RawRequest<'a, B>, edge: &Edge) -> Result<Self, Refusal> {
-        let RawRequest { head, body, client, settings } = raw;
+    pub(crate) fn admit(raw: RawRequest<'_>, edge: &Edge) -> Result<Self, Refusal> {
+        let RawRequest { head, body_len_min, client, settings } = raw;
         let limits = &settings.limits;
         let headers = &head.headers;
         let uri_len = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
@@ -102,31 +100,29 @@ impl<'a, B: Body> Admitted<'a, B> {
         }
         let signed =
             signed(headers, format, route.scheme, client).inspect_err(|refusal| count(refusal, &route.metrics))?;
-        if body.size_hint().lower() > limits.body_bytes_max.as_u64() {
+        if body_len_min > limits.body_bytes_max.as_u64() {
             return Err(Refusal::PayloadTooLarge);
         }
         let permit = edge.in_flight.clone().try_acquire_owned().map_err(|_| Refusal::Unavailable(Trouble::Full))?;
-        let route = route.clone();
-        Ok(Self { body, client, network, permit, settings, route, signed })
+        let (route, signed) = (route.clone(), Box::new(signed));
+        Ok(Self { network, permit, settings, route, signed })
     }
 
     /// Gives everything to the next stage.
-    pub(super) fn into_parts(self) -> Parts<'a, B> {
-        let Self { body, client, network, permit, settings, route, signed } = self;
-        Parts { body, client, network, permit, settings, route, signed }
+    pub(super) fn into_parts(self) -> Parts {
+        let Self { network, permit, settings, route, signed } = self;
+        Parts { network, permit, settings, route, signed }
     }
 }
 
 /// What the next stage works with.
-pub(super) struct Parts<'a, B> {
-    pub(super) body: B,
-    pub(super) client: &'a Client,
+pub(super) struct Parts {
     /// Whom the request counts for.
     pub(super) network: Network,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) settings: Arc<Settings>,
     pub(super) route: Arc<Route>,
-    pub(super) signed: Signed,
+    pub(super) signed: Box<Signed>,
 }
 
 /// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2). On HTTP/1.1 the HTTP library has counted its bytes.

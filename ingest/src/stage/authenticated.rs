@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::pin::Pin;
 use common::trace::TraceContext;
 use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::admitted::{Admitted, Parts, Signed};
 use super::body;
-use super::raw::Client;
 use crate::edge::Edge;
 use crate::metrics::VerificationFailure;
 use crate::network::Network;
@@ -22,7 +22,7 @@ use crate::source::{Route, Source};
 pub(crate) struct Authenticated {
     permit: OwnedSemaphorePermit,
     source: Arc<Source>,
-    signed: Signed,
+    signed: Box<Signed>,
     body: Bytes,
 }
 
@@ -33,12 +33,12 @@ impl Authenticated {
     /// an early exit; the signature decides whose request it is. What counts is what is in effect when the body is
     /// complete: by a secret that was retired meanwhile nothing is accepted. Where too much from a network has failed, the
     /// secrets are worked through when the body is whole and there is a place for it.
-    pub(crate) async fn authenticate<B>(admitted: Admitted<'_, B>, edge: &Edge) -> Result<Self, Refusal>
+    pub(crate) async fn authenticate<B>(admitted: Admitted, body: B, edge: &Edge) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        let Parts { body, client, network, permit, settings, route, signed } = admitted.into_parts();
-        let limited = !is_exempt(client, &route);
+        let Parts { network, permit, settings, route, signed } = admitted.into_parts();
+        let limited = !is_exempt(signed.client_key, &route);
         let over = limited && settings.failures.is_over(network, edge.clock.monotonic());
         let mut verification = route.begin(&signed.before_body, &signed.signatures);
         let body = body::read(body, &settings.limits, |piece| {
@@ -55,7 +55,7 @@ impl Authenticated {
         } else {
             None
         };
-        let in_effect = edge.settings();
+        let in_effect = edge.in_effect();
         let (route, verification) = if Arc::ptr_eq(&settings, &in_effect) {
             (route, Some(verification))
         } else {
@@ -99,15 +99,15 @@ impl Authenticated {
     }
 
     /// Gives everything to the next stage.
-    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Signed, Bytes) {
+    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Box<Signed>, Bytes) {
         (self.permit, self.source, self.signed, self.body)
     }
 }
 
 /// Whether failures of this connection's requests are not limited: it has shown a client certificate that is pinned for a
 /// source of this path. Whose request it is, only its signature says.
-fn is_exempt(client: &Client, route: &Route) -> bool {
-    client.key().is_some_and(|key| route.has_pinned(key))
+fn is_exempt(client_key: Option<Pin>, route: &Route) -> bool {
+    client_key.is_some_and(|key| route.has_pinned(key))
 }
 
 /// What a wrong signature is answered, depending on how many there were from its network.

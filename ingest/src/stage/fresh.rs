@@ -15,7 +15,7 @@ use crate::source::Source;
 pub(crate) struct Fresh {
     permit: OwnedSemaphorePermit,
     source: Arc<Source>,
-    signed: Signed,
+    signed: Box<Signed>,
     body: Bytes,
 }
 
@@ -34,7 +34,7 @@ impl Fresh {
     }
 
     /// Gives everything to the next stage.
-    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Signed, Bytes) {
+    pub(super) fn into_parts(self) -> (OwnedSemaphorePermit, Arc<Source>, Box<Signed>, Bytes) {
         (self.permit, self.source, self.signed, self.body)
     }
 }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::pin::Pin;
-use http::Request;
 use http::request::Parts;
 
 use crate::settings::Settings;
@@ -34,18 +33,11 @@ impl Client {
 }
 
 /// The first stage.
-pub(crate) struct RawRequest<'a, B> {
+pub(crate) struct RawRequest<'a> {
     pub(crate) head: Parts,
-    pub(crate) body: B,
+    /// How long its body is at least, as far as the head says.
+    pub(crate) body_len_min: u64,
     pub(crate) client: &'a Client,
     /// What holds for it until its body is complete.
     pub(crate) settings: Arc<Settings>,
-}
-
-impl<'a, B> RawRequest<'a, B> {
-    /// Any request may begin.
-    pub(crate) fn new(request: Request<B>, client: &'a Client, settings: Arc<Settings>) -> Self {
-        let (head, body) = request.into_parts();
-        Self { head, body, client, settings }
-    }
 }
