@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use common::envelope::Format;
 use common::record::MAC_HEADER;
 use common::topics::Topic;
+use http::header::{COOKIE, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::{Request, Response};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -19,7 +22,8 @@ use tests::sink::Behaviour;
 use tests::stack::Stack;
 use tests::topic::Record;
 use tests::wait::until;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::status::{options, refuses_bad_ones};
@@ -27,8 +31,8 @@ use super::status::{options, refuses_bad_ones};
 const DEADLINE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "token-of-the-test-0123456789";
 
-/// A running console, and where it is.
-async fn console(stack: &mut Stack) -> Result<(Child, String)> {
+/// A running console with more options, and where it is.
+async fn console(stack: &mut Stack, more: &[&str]) -> Result<(Child, String)> {
     let token = stack.dir().join("console.token");
     std::fs::write(&token, TOKEN)?;
     let log = std::fs::File::create(stack.dir().join("logs/console.log"))?;
@@ -36,7 +40,8 @@ async fn console(stack: &mut Stack) -> Result<(Child, String)> {
     command
         .args(["console", "--listen", "127.0.0.1:0", "--interval", "1s", "--token-file"])
         .arg(token)
-        .args(options(stack));
+        .args(options(stack))
+        .args(more);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
     let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.context("the console does not start")??;
@@ -81,7 +86,7 @@ async fn an_operator_finds_a_dead_letter_and_redrives_it_in_a_browser() -> Resul
         strange_letter(stack).await?;
         stack.sink("main").behave(Behaviour::good());
 
-        let (mut console, url) = console(stack).await?;
+        let (mut console, url) = console(stack, &[]).await?;
         let order = json!({
             "url": url, "token": TOKEN, "event_id": "bad-1", "pictures": pictures(),
             "chromium": chromium()?, "chromedriver": chromedriver()?,
@@ -132,6 +137,53 @@ async fn an_operator_finds_a_dead_letter_and_redrives_it_in_a_browser() -> Resul
         }
         assert!(!log.contains(TOKEN));
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_console_is_for_its_own_page_and_its_cookie_goes_nowhere_else() -> Result<()> {
+    let plan = Plan::new("console-tls").source("acme", &["main"]).http("main", Behaviour::good());
+    plan.run(async |stack| {
+        let [certificate, key] = ["tls/server.pem", "tls/server.key"].map(|name| stack.materials().path(name));
+        let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+        let (mut console, url) = console(stack, &["--certificate", &certificate, "--key", &key]).await?;
+        let address = url.strip_prefix("https://").and_then(|rest| rest.strip_suffix('/')).context("by TLS")?;
+        let port = address.rsplit_once(':').context("a port")?.1;
+        let (origin, client) = (format!("https://localhost:{port}"), stack.http_client());
+        let ask = async |request: http::request::Builder, path: &str, body: String| -> Result<Response<Bytes>> {
+            Ok(client.exchange(request.uri(format!("{origin}{path}")).body(body.into())?, DEADLINE).await?)
+        };
+        let page = ask(Request::builder(), "/login", String::new()).await?;
+        assert_eq!(page.status(), 200);
+        assert_eq!(page.headers()[STRICT_TRANSPORT_SECURITY], "max-age=31536000");
+
+        let log_in = |origin: &str| Request::builder().method("POST").header(ORIGIN, origin);
+        let token = format!("token={TOKEN}");
+        for other in [&origin.replacen("https", "http", 1), "https://localhost"] {
+            assert_eq!(ask(log_in(other), "/login", token.clone()).await?.status(), 403, "{other}");
+        }
+        let let_in = ask(log_in(&origin), "/login", token.clone()).await?;
+        assert_eq!(let_in.status(), 200);
+        let cookie = let_in.headers()[SET_COOKIE].to_str()?;
+        assert!(cookie.starts_with("__Host-") && cookie.ends_with("; HttpOnly; SameSite=Strict; Secure"), "{cookie}");
+        let (cookie, _) = cookie.split_once(';').context("a cookie has attributes")?;
+        let session = ask(Request::builder().header(COOKIE, cookie), "/api/session", String::new()).await?;
+        assert_eq!(session.status(), 200);
+        let csrf = serde_json::from_slice::<Value>(session.body())?["csrf"].as_str().context("a token")?.to_owned();
+        let leave = |csrf: &str| log_in(&origin).header(COOKIE, cookie).header("x-csrf-token", csrf);
+        assert_eq!(ask(leave("another"), "/api/logout", String::new()).await?.status(), 403);
+        assert_eq!(ask(leave(&csrf), "/api/logout", String::new()).await?.status(), 200);
+        let after = ask(Request::builder().header(COOKIE, cookie), "/api/session", String::new()).await?;
+        assert_eq!(after.status(), 401);
+
+        // Without TLS there is no answer at all.
+        let mut plain = TcpStream::connect(address).await?;
+        plain.write_all(format!("GET /login HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut said = Vec::new();
+        let _ended = tokio::time::timeout(DEADLINE, plain.read_to_end(&mut said)).await.context("it goes on")?;
+        assert!(!said.starts_with(b"HTTP/"), "{said:?}");
+        end(&mut console).await
     })
     .await
 }
