@@ -1,7 +1,7 @@
 //! `sealstream load` as the driver of servers.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -35,14 +35,24 @@ pub struct Quantiles {
     pub p99_9: f64,
 }
 
-/// Runs a load with a sender's configuration. A request that was not received is an error: the figures would be of something
-/// else.
-pub fn run(sender: &Path, url: &str, words: &[String]) -> Result<Report> {
-    let mut command = Command::new(environment::binary("sealstream")?);
-    command.args(["load", "--json", "--config"]).arg(sender).args(["--url", url]).args(words);
-    let ran = tokio::task::block_in_place(|| command.stderr(Stdio::inherit()).output())?;
-    let said = String::from_utf8_lossy(&ran.stdout);
-    let report: Report = serde_json::from_str(&said).with_context(|| format!("the load ended with {}", ran.status))?;
-    ensure!(report.received == report.requests, "not every request was received: {said}");
-    Ok(report)
+/// A load that runs.
+pub struct Load(Child);
+
+impl Load {
+    /// Starts one with a sender's configuration.
+    pub fn start(sender: &Path, url: &str, words: &[String]) -> Result<Self> {
+        let mut command = Command::new(environment::binary("sealstream")?);
+        command.args(["load", "--json", "--config"]).arg(sender).args(["--url", url]).args(words);
+        Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?))
+    }
+
+    /// Waits for its end. A request that was not received is an error: the figures would be of something else.
+    pub fn finish(self) -> Result<Report> {
+        let ran = tokio::task::block_in_place(|| self.0.wait_with_output())?;
+        let said = String::from_utf8_lossy(&ran.stdout);
+        let report: Report =
+            serde_json::from_str(&said).with_context(|| format!("the load ended with {}", ran.status))?;
+        ensure!(report.received == report.requests, "not every request was received: {said}");
+        Ok(report)
+    }
 }

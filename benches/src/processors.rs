@@ -156,6 +156,16 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
         Ok(took)
     }
 
+    /// Waits until a processor has ended all records so.
+    pub async fn ended(&self, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<()> {
+        let records = as_f64(self.options.records);
+        until("the processor has ended every record", DEADLINE, async || {
+            let Ok((200, text)) = get(admin, "/metrics").await else { return Ok(None) };
+            Ok((metric(&text, "processor_records_total", labels) >= records).then_some(()))
+        })
+        .await
+    }
+
     async fn watch(&self, pid: u32, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<Took> {
         let records = as_f64(self.options.records);
         let mut begun = None;

@@ -36,6 +36,12 @@ enum What {
     Deliver,
     /// How long partitions take to open, warm and cold, beside a plain consumer
     Open,
+    /// How ingest's cost grows with connections, sizes, sources, secrets and partitions, and what an idle connection keeps
+    Scale,
+    /// Whether two ingests and three processors cost as much per event as one of each
+    Capacity,
+    /// Allocations for each request and each record, beside the floors'
+    Allocations,
     /// A sink that is down for long: what the other gets, and how fast it catches up
     Outage,
 }
@@ -61,6 +67,9 @@ impl What {
             Self::Route => "route",
             Self::Deliver => "deliver",
             Self::Open => "open",
+            Self::Scale => "scale",
+            Self::Capacity => "capacity",
+            Self::Allocations => "allocations",
             Self::Outage => "outage",
         }
     }
@@ -73,6 +82,9 @@ impl What {
             }
             Self::Route | Self::Deliver => &["--records", "20000", "--rounds", "1", "--partitions", "2"],
             Self::Open => &["--ids", "20000", "--partitions", "2", "--rounds", "1"],
+            Self::Scale => &["--seconds", "0.3", "--warm-up", "0.1", "--rounds", "1", "--up-to", "2", "--idle", "100"],
+            Self::Capacity => &["--rate", "200", "--seconds", "1", "--rounds", "1", "--partitions", "3"],
+            Self::Allocations => &["--count", "40"],
             Self::Outage => &["--down", "31", "--before", "1", "--rate", "50"],
         }
     }

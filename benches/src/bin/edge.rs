@@ -4,25 +4,16 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 use benches::figures::{median, ratio, shown, tell};
-use benches::load::{self, Quantiles, Report};
+use benches::load::Quantiles;
 use benches::plot::{self, Line};
-use benches::process::Process;
-use benches::processors::make_topic;
-use benches::usage::{Cpu, as_f64, brokers, resident_mib};
+use benches::servers::{Contender, Run, Servers, Shape, Times};
 use clap::Parser;
 use comfy_table::Table;
-use common::kafka::admin::Admin;
-use serde::Serialize;
-use tests::materials::{KEY_ID, Materials};
-use tests::{environment, ports};
-
-const SOURCE: &str = "acme";
 
 /// Measures ingest beside the floors.
 #[derive(Parser)]
@@ -57,51 +48,6 @@ struct Options {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Contender {
-    Http,
-    Kafka,
-    Ingest,
-}
-
-impl Contender {
-    const ALL: [Self; 3] = [Self::Http, Self::Kafka, Self::Ingest];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Http => "floor: hyper, rustls",
-            Self::Kafka => "floor: hyper, rustls, rdkafka",
-            Self::Ingest => "ingest",
-        }
-    }
-
-    fn key(self) -> &'static str {
-        match self {
-            Self::Http => "http_floor",
-            Self::Kafka => "kafka_floor",
-            Self::Ingest => "ingest",
-        }
-    }
-}
-
-/// One load on one server.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Run {
-    /// Requests a second that were meant to be sent; none in a closed loop.
-    offered_per_second: Option<f64>,
-    received_per_second: f64,
-    /// Of the server's process, per request.
-    cpu_us: f64,
-    cpu_user_us: f64,
-    cpu_system_us: f64,
-    broker_cpu_us: f64,
-    generator_cpu_us: f64,
-    generator_cores: f64,
-    /// After the load.
-    resident_mib: f64,
-    latency_ms: Option<Quantiles>,
 }
 
 /// What each server was measured at: round by round.
@@ -141,117 +87,30 @@ async fn main() -> Result<()> {
 
 struct Bench<'a> {
     options: Options,
-    dir: &'a Path,
-    admin: Admin,
-    bootstrap: String,
-    /// Numbers the runs: each has topics of its own.
-    count: usize,
+    shape: Shape,
+    times: Times,
+    servers: Servers<'a>,
 }
 
 impl<'a> Bench<'a> {
     fn new(options: Options, dir: &'a Path) -> Result<Self> {
-        let kafka = environment::kafka()?;
-        Materials::create(dir, [SOURCE], [])?;
-        let sender = format!(
-            "url = \"\"\nsource = \"{SOURCE}\"\nsecret = \"secrets/{SOURCE}.hmac.s1\"\n\
-             key = {{ id = \"{KEY_ID}\", file = \"secrets/{SOURCE}.{KEY_ID}.key\" }}\nca = \"tls/ca.pem\"\n"
-        );
-        std::fs::write(dir.join("sender.toml"), sender)?;
-        Ok(Self { admin: Admin::new(&kafka)?, bootstrap: kafka.bootstrap, options, dir, count: 0 })
+        let Options { connections, body_bytes, partitions, .. } = options;
+        let load = options.load.clone();
+        let shape = Shape { connections, body_bytes, partitions, load, ..Shape::default() };
+        let times = Times {
+            warm_up: Duration::from_secs_f64(options.warm_up),
+            measured: Duration::from_secs_f64(options.seconds),
+        };
+        Ok(Self { servers: Servers::new(dir)?, options, shape, times })
     }
 
     /// Measures each server once, in turn.
     async fn each(&mut self, runs: &mut Runs, offered: impl Fn(Contender) -> Option<f64>) -> Result<()> {
         for contender in Contender::ALL {
-            let run = self.run(contender, offered(contender)).await?;
+            let run = self.servers.run(contender, &self.shape, self.times, offered(contender)).await?;
             runs.entry(contender).or_default().push(run);
         }
         Ok(())
-    }
-
-    /// Starts a server, warms it up, and puts a load on it: at a rate, or as much as it takes.
-    async fn run(&mut self, contender: Contender, offered: Option<f64>) -> Result<Run> {
-        self.count += 1;
-        let prefix = format!("bench-edge-{}", self.count);
-        let topic = format!("{prefix}.inbox");
-        make_topic(&self.admin, &topic, self.options.partitions).await?;
-        let (listens, log) = (ports::free(), self.dir.join(format!("{prefix}.log")));
-        let server = Process::start(&mut self.command(contender, &prefix, listens)?, &log, listens).await?;
-        let url = format!("https://localhost:{}/in/{SOURCE}", listens.port());
-        self.load(&url, self.options.warm_up, None)?;
-        let before = (Cpu::of(server.id())?, brokers()?);
-        let report = self.load(&url, self.options.seconds, offered)?;
-        let (server_cpu, broker_cpu) = (Cpu::of(server.id())? - before.0, brokers()? - before.1);
-        let resident_mib = resident_mib(server.id())?;
-        server.stop()?;
-        self.admin.delete(&[topic]).await?;
-        let each = |time: std::time::Duration| time.as_secs_f64() * 1e6 / as_f64(report.requests);
-        Ok(Run {
-            offered_per_second: offered,
-            received_per_second: report.received_per_second,
-            cpu_us: each(server_cpu.total()),
-            cpu_user_us: each(server_cpu.user),
-            cpu_system_us: each(server_cpu.system),
-            broker_cpu_us: each(broker_cpu.total()),
-            generator_cpu_us: report.cpu_us_per_request,
-            generator_cores: report.cpu_cores,
-            resident_mib,
-            latency_ms: report.latency_ms,
-        })
-    }
-
-    fn load(&self, url: &str, seconds: f64, rate: Option<f64>) -> Result<Report> {
-        let Options { connections, body_bytes, load, .. } = &self.options;
-        let mut words = vec![
-            format!("--duration={}ms", (seconds * 1000.0).round()),
-            format!("--connections={connections}"),
-            format!("--body-bytes={body_bytes}B"),
-        ];
-        words.extend(rate.map(|rate| format!("--rate={rate:.1}")));
-        words.extend(load.split_whitespace().map(str::to_owned));
-        load::run(&self.dir.join("sender.toml"), url, &words)
-    }
-
-    fn command(&self, contender: Contender, prefix: &str, listens: SocketAddr) -> Result<Command> {
-        let mut command = match contender {
-            Contender::Http | Contender::Kafka => {
-                let mut command = Command::new(environment::binary("floor")?);
-                command.args(["serve", "--certificate", "tls/server.pem", "--key", "tls/server.key"]);
-                command.args(["--listen", &listens.to_string()]);
-                command
-            }
-            Contender::Ingest => {
-                let mut command = Command::new(environment::binary("ingest")?);
-                command.arg("--config").arg(self.configure(prefix, listens)?);
-                command
-            }
-        };
-        if contender == Contender::Kafka {
-            command.args(["--topic", &format!("{prefix}.inbox")]);
-        }
-        command.current_dir(self.dir);
-        Ok(command)
-    }
-
-    /// Ingest as it is shipped: all that is not said here is its default.
-    fn configure(&self, prefix: &str, listens: SocketAddr) -> Result<PathBuf> {
-        let text = format!(
-            r#"listen = {{ address = "{listens}", certificate = "tls/server.pem", key = "tls/server.key" }}
-admin.address = "{}"
-kafka.bootstrap = "{}"
-topics.prefix = "{prefix}"
-drain.notice = "1ms"
-pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
-[source.{SOURCE}]
-path = "/in/{SOURCE}"
-secrets = [{{ id = "s1", file = "secrets/{SOURCE}.hmac.s1" }}]
-"#,
-            ports::free(),
-            self.bootstrap
-        );
-        let path = self.dir.join(format!("{prefix}.toml"));
-        std::fs::write(&path, text)?;
-        Ok(path)
     }
 
     fn draw(&self, path: &Path, curves: &Runs) -> Result<()> {
