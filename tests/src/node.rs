@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -69,6 +69,11 @@ impl Node {
     pub fn set(&mut self, name: &'static str, value: Option<String>) {
         self.spec.variables.retain(|(known, _)| *known != name);
         self.spec.variables.extend(value.map(|value| (name, value)));
+    }
+
+    /// Runs its binary of this folder from its next start on.
+    pub fn install(&mut self, release: &Path) {
+        self.spec.program = release.join(self.spec.program.file_name().expect("a program is a file"));
     }
 
     /// Its process id, while it runs.

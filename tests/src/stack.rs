@@ -408,7 +408,7 @@ impl Stack {
     }
 
     /// The groups that work in this stack, with the topics that they read.
-    fn groups(&self) -> Vec<(String, Vec<String>)> {
+    pub fn groups(&self) -> Vec<(String, Vec<String>)> {
         let prefix = &self.config().topics.prefix;
         let names = |(group, topics): (ConsumerGroup, Vec<Topic>)| {
             (group.name(prefix), topics.iter().map(|topic| topic.name(prefix)).collect())

@@ -32,6 +32,7 @@ mod security;
 mod service;
 mod symbols;
 mod test;
+mod upgrade;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +64,8 @@ enum Step {
     },
     /// Kill, stop, cut and spoil what runs, and hold what comes of it against the promise
     Faults(faults::Arguments),
+    /// Replace a former release by this one under load, node by node, and go back
+    Upgrade(upgrade::Arguments),
     /// Check the format, clippy, the documentation and the alert rules, with warnings denied
     Lint,
     /// Check who depends on what, the versions that matter, and the licences
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
         Step::Ci => ci::run(),
         Step::Kafka(arguments) => kafka::run(arguments),
         Step::Redis(arguments) => redis::run(arguments),
+        Step::Upgrade(arguments) => upgrade::run(&arguments),
         Step::Rows(arguments) => rows::run(&arguments),
         Step::Python => python::run(),
     };

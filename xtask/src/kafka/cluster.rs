@@ -157,7 +157,8 @@ impl Cluster {
         let class = match script {
             "kafka-acls.sh" => "org.apache.kafka.tools.AclCommand",
             "kafka-configs.sh" => "kafka.admin.ConfigCommand",
-            other => bail!("{other} is not among the tools that are known here: kafka-acls.sh, kafka-configs.sh"),
+            "kafka-consumer-groups.sh" => "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+            other => bail!("{other} is not a tool that is known here"),
         };
         let node = self.node(1)?;
         let mut command = self.java(node, &format!("-tool-{}", std::process::id()), &["-Xmx256m"], class)?;
