@@ -48,7 +48,9 @@ fn senders() -> Result<String> {
 fn consumers() -> Result<String> {
     let [block] = blocks(CONSUMERS)[..] else { anyhow::bail!("the page of consumers has other blocks") };
     let until = |(number, line): (usize, &str)| {
-        format!("grep -m 1 evt-2 < <(KAFKA_GROUP=orders.{number} exec {line})\nkill $!\n")
+        format!(
+            "exec 3< <(KAFKA_GROUP=orders.{number} exec {line})\nconsumer=$!\ngrep -m 1 evt-2 <&3\nkill $consumer\n"
+        )
     };
     let (export, programs) = block.split_once('\n').context("the block has lines")?;
     ensure!(export.starts_with("export KAFKA_BOOTSTRAP=") && programs.lines().count() == 3, "other lines: {block}");
