@@ -140,13 +140,12 @@ impl Edge {
         self.requests.wait().await;
     }
 
-    /// Checks a request's head.
-    pub(crate) fn begin(&self, head: Parts, body: &impl Body, client: &Client) -> Begun {
+    /// Checks a request's head. Its body has so many bytes at least.
+    pub(crate) fn begin(&self, head: Parts, body_len_min: u64, client: &Client) -> Begun {
         // Counted before the flag is read, and the flag set before the count is read: whoever sees it unset is waited for.
         let counted = self.requests.token();
         fence(Ordering::SeqCst);
         let traced = self.tracer.begin();
-        let body_len_min = body.size_hint().lower();
         let admit = AssertUnwindSafe(|| self.admit(head, body_len_min, client));
         let admission = catch_unwind(admit).unwrap_or_else(|_panic| Err(panicked()));
         Begun { admission, traced, counted }
@@ -286,6 +285,13 @@ pub(crate) struct Begun {
     traced: Option<spans::Begun>,
     /// As long as there is this, it is waited for.
     counted: TaskTrackerToken,
+}
+
+impl Begun {
+    /// Whether its body will be asked for, and read, unless it breaks off, to its end or to a limit.
+    pub(crate) fn asks_for_body(&self) -> bool {
+        matches!(self.admission, Ok(Admission::Event(_)))
+    }
 }
 
 /// What a request is.

@@ -18,9 +18,9 @@ use common::pin::Pin as KeyPin;
 use common::shutdown::Group;
 use common::telemetry::Sparing;
 use common::tls::ALPN_H2;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
@@ -487,21 +487,23 @@ fn respond(
     let is_http1 = request.version() < Version::HTTP_2;
     let waits = request.headers().contains_key(EXPECT);
     let (head, mut body) = request.into_parts();
-    let checked = edge.begin(head, &body, &life.client);
+    let checked = edge.begin(head, body.size_hint().lower(), &life.client);
+    let asks = checked.asks_for_body();
     async move {
         let begun = life.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let _ended = Ended(&life.ended);
         let mut reply = edge.serve(checked, &mut body).await;
         let last = reply.closes || begun >= edge.in_effect().limits.requests_per_connection_max;
-        let closes = if is_http1 {
-            // A sender that waits for our word does not send the body that was refused.
-            let read = if last || waits { body.is_end_stream() } else { read_over(&mut body).await };
-            life.unread.store(!read, Ordering::Relaxed);
-            last || !read
-        } else {
-            last
-        };
-        if closes {
+        // What is left of a stream of HTTP/2 is in nobody's way.
+        let read = !is_http1
+            || match (asks, last) {
+                (true, true) => read_over(&mut body).now_or_never().unwrap_or(false),
+                // A sender that waits for our word does not send the body that was refused, and asking would be that word.
+                (false, _) if last || waits => body.is_end_stream(),
+                (true | false, _) => read_over(&mut body).await,
+            };
+        life.unread.store(!read, Ordering::Relaxed);
+        if last || !read {
             life.over.cancel();
             // HTTP/2 says it with a frame of its own.
             if is_http1 {

@@ -744,6 +744,31 @@ async fn a_refusal_before_the_body_has_come_keeps_the_connection_or_says_that_it
 }
 
 #[tokio::test]
+async fn a_body_in_chunks_that_was_read_to_its_end_keeps_the_connection_or_ends_it_at_once() {
+    let edge = Edge::start_with(|config| config.limits.requests_per_connection_max = 2).await;
+    let head =
+        [Ask::good().with("expect", "100-continue").head_http1(), b"transfer-encoding: chunked\r\n\r\n".to_vec()];
+    let body = format!("{:x}\r\n{NATIVE}\r\n0\r\n\r\n", NATIVE.len());
+    let mut wire = edge.http1().await;
+    for last in [false, true] {
+        wire.send(&head.concat()).await;
+        while !wire.received.ends_with(b"\r\n\r\n") {
+            assert_ne!(wire.more().await, 0);
+        }
+        assert!(wire.received.starts_with(b"HTTP/1.1 100 "));
+        wire.received.clear();
+        wire.write(body.as_bytes()).await;
+        let reply = wire.reply().await;
+        reply.check(200, "received");
+        assert_eq!(reply.says_close(), last);
+    }
+    // It does not wait for more: our side stays open.
+    edge.until("the connection is over", |edge| edge.connection_outcome("ended") == 1.0).await;
+    let _open = wire;
+    edge.finish().await;
+}
+
+#[tokio::test]
 async fn connections_have_a_longest_life() {
     let edge = Edge::start_with(|config| config.limits.connection_age_max = Duration::from_secs(2)).await;
     let mut wire = edge.http1().await;
