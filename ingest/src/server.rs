@@ -496,11 +496,13 @@ fn respond(
         let last = reply.closes || begun >= edge.in_effect().limits.requests_per_connection_max;
         // What is left of a stream of HTTP/2 is in nobody's way.
         let read = !is_http1
-            || match (asks, last) {
-                (true, true) => read_over(&mut body).now_or_never().unwrap_or(false),
+            || if asks && last {
+                read_over(&mut body).now_or_never().unwrap_or(false)
+            } else if !asks && (last || waits) {
                 // A sender that waits for our word does not send the body that was refused, and asking would be that word.
-                (false, _) if last || waits => body.is_end_stream(),
-                (true | false, _) => read_over(&mut body).await,
+                body.is_end_stream()
+            } else {
+                read_over(&mut body).await
             };
         life.unread.store(!read, Ordering::Relaxed);
         if last || !read {
