@@ -1,11 +1,12 @@
 //! What an idle connection keeps in a server's memory.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::config::ConfigPath;
-use common::tls::client_config;
+use common::tls::{ALPN_HTTP11, client_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -27,8 +28,8 @@ pub async fn idle_bytes(servers: &mut Servers<'_>, contender: Contender, count: 
     let shape = Shape { connections: count, ..Shape::default() };
     let server = servers.start(contender, &shape).await?;
     let mut connector = client_config(&ConfigPath::new(servers.authority()))?.as_ref().clone();
-    connector.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connector = TlsConnector::from(std::sync::Arc::new(connector));
+    connector.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
+    let connector = TlsConnector::from(Arc::new(connector));
     // The first ones pay for what all others share.
     let mut open = connect(&connector, server.listens, AT_ONCE).await?;
     let before = resident_mib(server.process.id())?;

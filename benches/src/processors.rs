@@ -13,7 +13,7 @@ use common::kafka::client::KafkaConfig;
 use common::topics::Topic;
 use tests::answer::{get, metric};
 use tests::environment;
-use tests::materials::Materials;
+use tests::materials::{KEY_ID, Materials};
 use tests::wait::until;
 
 use crate::events::Events;
@@ -69,7 +69,7 @@ impl<'a> Ground<'a> {
         Ok(Self { options, dir, prefix, admin: Admin::new(&kafka)?, kafka, materials })
     }
 
-    /// Writes a processor's configuration, which ends with `rest`, and makes its topics.
+    /// Writes a processor's configuration, and makes its topics. It ends with the table of the one source, and goes on with `rest`.
     pub fn configure(&self, name: &str, admin: SocketAddr, rest: &str) -> Result<PathBuf> {
         let text = format!(
             r#"data.dir = "data-{name}"
@@ -80,6 +80,8 @@ topics = {{ prefix = "{}", partitions = {}, danger_single_broker = true }}
 edge_keys = [{{ id = "edge-1", file = "secrets/edge-1.key" }}]
 core_keys = [{{ id = "core-1", file = "secrets/core-1.key" }}]
 id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
+[source.{SOURCE}]
+keys = [{{ id = "{KEY_ID}", file = "secrets/{SOURCE}.{KEY_ID}.key" }}]
 {rest}"#,
             self.kafka.bootstrap, self.prefix, self.options.partitions
         );
@@ -156,23 +158,11 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
         Ok(took)
     }
 
-    /// Waits until a processor has ended all records so.
-    pub async fn ended(&self, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<()> {
-        let records = as_f64(self.options.records);
-        until("the processor has ended every record", DEADLINE, async || {
-            let Ok((200, text)) = get(admin, "/metrics").await else { return Ok(None) };
-            Ok((metric(&text, "processor_records_total", labels) >= records).then_some(()))
-        })
-        .await
-    }
-
     async fn watch(&self, pid: u32, admin: SocketAddr, labels: &[(&str, &str)]) -> Result<Took> {
         let records = as_f64(self.options.records);
         let mut begun = None;
         until("the processor has ended every record", DEADLINE, async || {
-            // Not up yet.
-            let Ok((200, text)) = get(admin, "/metrics").await else { return Ok(None) };
-            let ended = metric(&text, "processor_records_total", labels);
+            let ended = ended(admin, labels).await;
             if ended > 0.0 && begun.is_none() {
                 begun = Some((Stopwatch::start(pid)?, ended));
             }
@@ -185,6 +175,24 @@ id_keys = [{{ id = "id-1", file = "secrets/id-1.key" }}]
         })
         .await
     }
+}
+
+/// How many records a processor has ended so; none before it is up.
+pub async fn ended(admin: SocketAddr, labels: &[(&str, &str)]) -> f64 {
+    let Ok((200, text)) = get(admin, "/metrics").await else { return 0.0 };
+    metric(&text, "processor_records_total", labels)
+}
+
+/// Waits until processors have ended so many records together.
+pub async fn until_ended(admins: &[SocketAddr], labels: &[(&str, &str)], records: u64) -> Result<()> {
+    until("the processors have ended every record", DEADLINE, async || {
+        let mut sum = 0.0;
+        for admin in admins {
+            sum += ended(*admin, labels).await;
+        }
+        Ok((sum >= as_f64(records)).then_some(()))
+    })
+    .await
 }
 
 /// Makes a topic as the product's are, with one copy.

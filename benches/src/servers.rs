@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::ops::Sub;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,10 +16,8 @@ use tests::{environment, ports};
 use crate::allocations::{counted, counting};
 use crate::load::{Load, Quantiles, Report};
 use crate::process::Process;
-use crate::processors::make_topic;
+use crate::processors::{SOURCE, make_topic};
 use crate::usage::{Cpu, as_f64, brokers, resident_mib};
-
-const SOURCE: &str = "acme";
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +110,45 @@ pub struct Times {
     pub measured: Duration,
 }
 
+/// CPU time of a server and of the broker.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    server: Cpu,
+    broker: Cpu,
+}
+
+impl Used {
+    /// So far.
+    fn of(pid: u32) -> Result<Self> {
+        Ok(Self { server: Cpu::of(pid)?, broker: brokers()? })
+    }
+
+    /// As the cost of so many requests, of a closed loop.
+    fn by(self, requests: f64, report: &Report, resident_mib: f64) -> Run {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / requests;
+        Run {
+            offered_per_second: None,
+            received_per_second: report.received_per_second,
+            cpu_us: each(self.server.total()),
+            cpu_user_us: each(self.server.user),
+            cpu_system_us: each(self.server.system),
+            broker_cpu_us: each(self.broker.total()),
+            generator_cpu_us: report.cpu_us_per_request,
+            generator_cores: report.cpu_cores,
+            resident_mib,
+            latency_ms: report.latency_ms,
+        }
+    }
+}
+
+impl Sub for Used {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { server: self.server - before.server, broker: self.broker - before.broker }
+    }
+}
+
 /// A folder with keys, and a Kafka.
 pub struct Servers<'a> {
     dir: &'a Path,
@@ -149,24 +187,12 @@ impl<'a> Servers<'a> {
         let server = self.start(contender, shape).await?;
         let (url, pid) = (url(server.listens), server.process.id());
         self.load(&url, shape, times.warm_up, None)?;
-        let before = (Cpu::of(pid)?, brokers()?);
+        let before = Used::of(pid)?;
         let report = self.load(&url, shape, times.measured, offered)?;
-        let (server_cpu, broker_cpu) = (Cpu::of(pid)? - before.0, brokers()? - before.1);
+        let used = Used::of(pid)? - before;
         let resident_mib = resident_mib(pid)?;
         self.end(server).await?;
-        let each = |time: Duration| time.as_secs_f64() * 1e6 / as_f64(report.requests);
-        Ok(Run {
-            offered_per_second: offered,
-            received_per_second: report.received_per_second,
-            cpu_us: each(server_cpu.total()),
-            cpu_user_us: each(server_cpu.user),
-            cpu_system_us: each(server_cpu.system),
-            broker_cpu_us: each(broker_cpu.total()),
-            generator_cpu_us: report.cpu_us_per_request,
-            generator_cores: report.cpu_cores,
-            resident_mib,
-            latency_ms: report.latency_ms,
-        })
+        Ok(Run { offered_per_second: offered, ..used.by(as_f64(report.requests), &report, resident_mib) })
     }
 
     /// The same in a closed loop, without what it costs to make the connections: of two loads that begin alike, what the longer
@@ -174,29 +200,16 @@ impl<'a> Servers<'a> {
     pub async fn steady(&mut self, contender: Contender, shape: &Shape, times: Times) -> Result<Run> {
         let server = self.start(contender, shape).await?;
         let (url, pid) = (url(server.listens), server.process.id());
-        let cpu = || anyhow::Ok((Cpu::of(pid)?, brokers()?));
-        let begin = cpu()?;
+        let begin = Used::of(pid)?;
         let first = self.load(&url, shape, times.warm_up, None)?;
-        let between = cpu()?;
+        let between = Used::of(pid)?;
         let second = self.load(&url, shape, times.warm_up + times.measured, None)?;
-        let end = cpu()?;
+        let more = (Used::of(pid)? - between) - (between - begin);
         let resident_mib = resident_mib(pid)?;
         self.end(server).await?;
         let requests = as_f64(second.requests.saturating_sub(first.requests));
-        let more = |first: Duration, second: Duration| second.saturating_sub(first).as_secs_f64() * 1e6 / requests;
-        let (first_cpu, second_cpu) = (between.0 - begin.0, end.0 - between.0);
-        Ok(Run {
-            offered_per_second: None,
-            received_per_second: requests / times.measured.as_secs_f64(),
-            cpu_us: more(first_cpu.total(), second_cpu.total()),
-            cpu_user_us: more(first_cpu.user, second_cpu.user),
-            cpu_system_us: more(first_cpu.system, second_cpu.system),
-            broker_cpu_us: more((between.1 - begin.1).total(), (end.1 - between.1).total()),
-            generator_cpu_us: second.cpu_us_per_request,
-            generator_cores: second.cpu_cores,
-            resident_mib,
-            latency_ms: second.latency_ms,
-        })
+        let received_per_second = requests / times.measured.as_secs_f64();
+        Ok(Run { received_per_second, ..more.by(requests, &second, resident_mib) })
     }
 
     /// The authority that the servers' certificate is of.

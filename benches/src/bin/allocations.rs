@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use benches::allocations::{counted, counting};
 use benches::figures::{shown, tell};
 use benches::process::Process;
-use benches::processors::{Ground, Options as Records, SOURCE};
+use benches::processors::{Ground, Options as Records, until_ended};
 use benches::servers::{Contender, Servers, Shape};
 use benches::usage::as_f64;
 use clap::Parser;
@@ -66,17 +66,14 @@ async fn processor(key: &str, role: &Topic, other: &str, sink: &str, records: u6
     let ground = Ground::new(&options, folder.path(), &format!("bench-allocations-{key}-{records}"), &[])?;
     let output = ground.output("out").await?;
     let admin = ports::free();
-    let rest = format!(
-        "[roles]\n{other} = false\n[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\n[sink.main]\n{}\n",
-        sink.replace("OUT", &output)
-    );
+    let rest = format!("[sink.main]\n{}\n[roles]\n{other} = false\n", sink.replace("OUT", &output));
     let config = ground.configure("processor", admin, &rest)?;
     ground.fill(role.clone()).await?;
     let log = config.with_extension("log");
     let mut command = counting(&environment::binary("processor")?);
     let process = Process::start(command.arg("--config").arg(&config), &log, admin).await?;
     let (lane, outcome) = if *role == Topic::Inbox { ("inbox", "routed") } else { ("events", "delivered") };
-    ground.ended(admin, &[("lane", lane), ("outcome", outcome)]).await?;
+    until_ended(&[admin], &[("lane", lane), ("outcome", outcome)], records).await?;
     let status = process.stop()?;
     ensure!(status.success(), "the processor ended with {status}");
     ground.remove(output).await?;

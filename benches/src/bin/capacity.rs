@@ -9,13 +9,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use benches::figures::{median, shown, tell};
 use benches::process::Process;
-use benches::processors::{Ground, Options as Records, SOURCE};
+use benches::processors::{Ground, Options as Records, ended, until_ended};
 use benches::servers::{Shape, configure, start_load, url};
 use benches::usage::{Cpu, as_f64, brokers};
 use clap::Parser;
 use comfy_table::Table;
 use serde::Serialize;
-use tests::answer::{get, metric};
 use tests::wait::until;
 use tests::{environment, ports};
 
@@ -42,7 +41,9 @@ struct Options {
 /// How many ingests and processors: what is predicted from, and what is predicted.
 const ONE: (usize, usize) = (1, 1);
 const SEVERAL: (usize, usize) = (2, 3);
-/// How long processors may take to share the work, and to end it.
+/// The metric's labels of what a processor has delivered at its first dispatch.
+const DELIVERED: [(&str, &str); 2] = [("lane", "events"), ("outcome", "delivered")];
+/// How long processors may take to share the work.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// CPU time per event, in µs, all nodes of a kind together.
@@ -93,10 +94,7 @@ async fn measure(options: &Options, (ingests, processors): (usize, usize), prefi
     let records = Records { records: 0, payload_bytes: 0, partitions: options.partitions, rounds: 1, json: false };
     let ground = Ground::new(&records, folder.path(), prefix, &[])?;
     let output = ground.output("orders").await?;
-    let rest = format!(
-        "[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\nsinks = [\"out\"]\n\
-         [sink.out]\nkind = \"kafka\"\ntopic = \"{output}\"\n"
-    );
+    let rest = format!("sinks = [\"out\"]\n[sink.out]\nkind = \"kafka\"\ntopic = \"{output}\"\n");
     let mut config = None;
     let mut cores: Vec<(Process, SocketAddr)> = Vec::new();
     for number in 0..processors {
@@ -134,19 +132,22 @@ async fn measure(options: &Options, (ingests, processors): (usize, usize), prefi
     let mut sent = 0;
     until("every processor takes part", DEADLINE, async || {
         sent += run(Duration::from_secs(1))?.0;
-        let counts = delivered(&admins).await?;
-        Ok(counts.iter().all(|count| *count > 0.0).then_some(()))
+        for admin in &admins {
+            if ended(*admin, &DELIVERED).await == 0.0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     })
     .await?;
-    until("the warm-up is delivered", DEADLINE, async || Ok(is_done(&admins, sent).await?.then_some(()))).await?;
+    until_ended(&admins, &DELIVERED, sent).await?;
 
     let cpu = |nodes: &[(Process, SocketAddr)]| -> Result<Duration> {
         nodes.iter().map(|(process, _)| Ok(Cpu::of(process.id())?.total())).sum()
     };
     let before = (cpu(&edges)?, cpu(&cores)?, brokers()?.total());
     let (requests, p99_ms) = run(Duration::from_secs_f64(options.seconds))?;
-    until("everything is delivered", DEADLINE, async || Ok(is_done(&admins, sent + requests).await?.then_some(())))
-        .await?;
+    until_ended(&admins, &DELIVERED, sent + requests).await?;
     let after = (cpu(&edges)?, cpu(&cores)?, brokers()?.total());
     for (process, _) in edges.into_iter().chain(cores) {
         let status = process.stop()?;
@@ -163,18 +164,4 @@ async fn measure(options: &Options, (ingests, processors): (usize, usize), prefi
         broker_us: each(before.2, after.2),
         p99_ms,
     })
-}
-
-/// What each processor has delivered.
-async fn delivered(admins: &[SocketAddr]) -> Result<Vec<f64>> {
-    let mut counts = Vec::new();
-    for admin in admins {
-        let (_, text) = get(*admin, "/metrics").await?;
-        counts.push(metric(&text, "processor_records_total", &[("lane", "events"), ("outcome", "delivered")]));
-    }
-    Ok(counts)
-}
-
-async fn is_done(admins: &[SocketAddr], sent: u64) -> Result<bool> {
-    Ok(delivered(admins).await?.iter().sum::<f64>() >= as_f64(sent))
 }

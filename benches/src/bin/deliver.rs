@@ -72,8 +72,7 @@ impl Bench<'_> {
     fn configure(&self, kind: &str, round: usize, sink: &str) -> Result<(PathBuf, SocketAddr)> {
         let admin = ports::free();
         let rest = format!(
-            "[roles]\nrouter = false\n[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\n\
-             sinks = [\"{kind}-{round}\"]\n[sink.{kind}-{round}]\nkind = \"{kind}\"\n{sink}\n"
+            "sinks = [\"{kind}-{round}\"]\n[sink.{kind}-{round}]\nkind = \"{kind}\"\n{sink}\n[roles]\nrouter = false\n"
         );
         Ok((self.ground.configure(&format!("{kind}-{round}"), admin, &rest)?, admin))
     }

@@ -27,11 +27,8 @@ async fn main() -> Result<()> {
         let folder = tempfile::Builder::new().prefix("sealstream-bench-").tempdir()?;
         let ground = Ground::new(&options, folder.path(), &format!("bench-route-{round}"), &[])?;
         let admin = ports::free();
-        let rest = format!(
-            "[roles]\ndeliverer = false\n[source.{SOURCE}]\nkeys = [{{ id = \"k1\", file = \"secrets/{SOURCE}.k1.key\" }}]\n\
-             [sink.main]\nkind = \"file\"\npath = \"out.jsonl\"\n"
-        );
-        let config = ground.configure("route", admin, &rest)?;
+        let rest = "[sink.main]\nkind = \"file\"\npath = \"out.jsonl\"\n[roles]\ndeliverer = false\n";
+        let config = ground.configure("route", admin, rest)?;
         ground.fill(Topic::Inbox).await?;
         floor.push(ground.consume(&Topic::Inbox, "open", &["--open", SOURCE]).await?);
         router.push(ground.processor(&config, admin, "inbox", "routed").await?);

@@ -33,7 +33,7 @@ struct Options {
     /// Idle connections
     #[arg(long, default_value_t = 10_000)]
     idle: u16,
-    /// One JSON object instead of tables
+    /// A line with a JSON object instead of each table
     #[arg(long)]
     json: bool,
 }
@@ -72,25 +72,17 @@ async fn main() -> Result<()> {
     let wanted = |name: &str| options.curves.is_empty() || options.curves.iter().any(|wanted| wanted == name);
     let folder = tempfile::Builder::new().prefix("sealstream-bench-").tempdir()?;
     let mut servers = Servers::new(folder.path())?;
-    let mut object = serde_json::Map::new();
-    let mut text = String::new();
     for curve in CURVES.iter().filter(|curve| wanted(curve.name)) {
         let (table, value) = measure(&mut servers, curve, &options).await?;
-        // Each as soon as it is there: all of them take long.
-        eprintln!("{table}");
-        text.push_str(&format!("{table}\n"));
-        object.insert(curve.name.to_owned(), value);
+        tell(options.json, table, || json!({ curve.name: value }));
     }
     if wanted("idle") {
         let mut of = async |contender| idle_bytes(&mut servers, contender, options.idle).await;
         let (floor, ingest) = (of(Contender::Http).await?, of(Contender::Ingest).await?);
-        text.push_str(&format!(
-            "{} idle connections: {floor:.0} bytes each of the bare server, {ingest:.0} of ingest\n",
-            options.idle
-        ));
-        object.insert("idle".into(), json!({ "connections": options.idle, "http_floor": floor, "ingest": ingest }));
+        let count = options.idle;
+        let text = format!("{count} idle connections: {floor:.0} bytes each of the bare server, {ingest:.0} of ingest");
+        tell(options.json, text, || json!({ "idle": { "connections": count, "http_floor": floor, "ingest": ingest } }));
     }
-    tell(options.json, text, || json!({ "scale": object }));
     Ok(())
 }
 
