@@ -62,7 +62,7 @@ impl Events<'_> {
                 key: routed.then_some(&keyed.0),
                 value: body.as_ref(),
             };
-            pending.push_back(producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..])))?);
+            pending.push_back(producer.send(record, headers.iter())?);
             if pending.len() >= PENDING_MAX
                 && let Some(delivery) = pending.pop_front()
             {

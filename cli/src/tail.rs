@@ -205,7 +205,7 @@ impl<'a> View<'a> {
         }
         Some(Line {
             time: time(record.time_ms()),
-            topic: self.topic.role(),
+            topic: self.topic.role().into_owned(),
             partition,
             offset: record.offset(),
             body_bytes: record.value().len(),

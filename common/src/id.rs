@@ -203,7 +203,7 @@ impl TryFrom<&[u8]> for KeyedId {
 
 impl fmt::Display for KeyedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
+        write!(f, "{}", HEXLOWER.encode_display(&self.0))
     }
 }
 

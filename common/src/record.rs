@@ -34,11 +34,12 @@
 //!
 //! A *marker* lies in `dead` among the letters and says that one of them was redriven: see [`Marker`].
 
+mod headers;
 mod marker;
 
 use std::fmt;
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64URL_NOPAD, Encoding, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -46,6 +47,9 @@ use crate::id::{KeyId, KeyedId, SinkId, SourceId};
 use crate::secret::Secret;
 use crate::topics::Topic;
 
+use headers::Covered;
+
+pub use headers::Headers;
 pub use marker::{LetterId, LetterPlace, Marker};
 
 /// Name of the header with the MAC.
@@ -255,9 +259,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A header of a record, ready to be written.
-pub type Header = (&'static str, Vec<u8>);
-
 /// One key that makes and checks record MACs.
 pub struct RecordKey {
     id: KeyId,
@@ -288,31 +289,27 @@ impl RecordKeys {
     }
 
     /// The headers of a record for `topic`, its MAC included.
-    pub fn seal(&self, topic: &Topic, head: &Head, value: &[u8]) -> Vec<Header> {
-        self.finish(topic, Fields::of_head(head), value)
+    pub fn seal(&self, topic: &Topic, head: &Head, value: &[u8]) -> Headers {
+        self.finish(topic, Covered::of(Some(head), None), value)
     }
 
     /// The headers of a dead letter. A record whose headers could not be trusted has no head: none of them is kept.
-    pub fn seal_dead(&self, head: Option<&Head>, failure: &Failure, value: &[u8]) -> Vec<Header> {
-        let mut fields = head.map_or_else(Fields::default, Fields::of_head);
-        fields.set_failure(failure);
-        self.finish(&Topic::Dead, fields, value)
+    pub fn seal_dead(&self, head: Option<&Head>, failure: &Failure, value: &[u8]) -> Headers {
+        self.finish(&Topic::Dead, Covered::of(head, Some(failure)), value)
     }
 
     /// The headers of a marker. Its value is empty.
-    pub fn seal_marker(&self, marker: &Marker) -> Vec<Header> {
-        self.finish(&Topic::Dead, Fields::of_marker(marker), b"")
+    pub fn seal_marker(&self, marker: &Marker) -> Headers {
+        self.finish(&Topic::Dead, Covered::of_marker(marker), b"")
     }
 
-    fn finish(&self, topic: &Topic, mut fields: Fields, value: &[u8]) -> Vec<Header> {
-        fields.set(Field::Version, VERSION);
+    fn finish(&self, topic: &Topic, covered: Covered, value: &[u8]) -> Headers {
         let key = &self.0[0];
-        let mac = mac(&key.mac, topic, &fields.as_slices(), value).finalize().into_bytes();
-        let mac = format!("1:{}:{}", key.id, BASE64URL_NOPAD.encode(&mac));
-        let mut headers: Vec<Header> = Vec::with_capacity(NAMES.len() + 1);
-        headers.extend(NAMES.into_iter().zip(fields.0).filter_map(|(name, text)| Some((name, text?))));
-        headers.push((MAC_HEADER, mac.into_bytes()));
-        headers
+        let tag = mac(&key.mac, topic, &covered, value).finalize().into_bytes();
+        let mut mac = String::with_capacity(128);
+        mac.extend(["1:", key.id.as_str(), ":"]);
+        BASE64URL_NOPAD.encode_append(&tag, &mut mac);
+        Headers { covered, mac }
     }
 
     /// Checks the MAC, then reads the head.
@@ -369,7 +366,7 @@ impl RecordKeys {
         }
         let (id, tag) = found.and_then(parse_mac).ok_or(RecordError::UnknownKey)?;
         let key = self.0.iter().find(|key| key.id.as_str() == id).ok_or(RecordError::UnknownKey)?;
-        mac(&key.mac, topic, &raw.0, value).verify_slice(&tag).map_err(|_| RecordError::BadMac)?;
+        mac(&key.mac, topic, &raw.covered(), value).verify_slice(&tag).map_err(|_| RecordError::BadMac)?;
         if raw.text(Field::Version)? == VERSION { Ok(raw) } else { Err(RecordError::Malformed) }
     }
 }
@@ -388,85 +385,75 @@ fn claimed<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>, wanted: &
     headers.find(|(name, _)| *name == wanted).map(|(_, text)| text)
 }
 
-fn parse_mac(text: &[u8]) -> Option<(&str, Vec<u8>)> {
-    let (id, tag) = std::str::from_utf8(text).ok()?.strip_prefix("1:")?.split_once(':')?;
-    Some((id, BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?))
+fn parse_mac(text: &[u8]) -> Option<(&str, [u8; 32])> {
+    let (id, text) = std::str::from_utf8(text).ok()?.strip_prefix("1:")?.split_once(':')?;
+    Some((id, decoded(&BASE64URL_NOPAD, text)?))
 }
 
-fn mac(key: &Hmac<Sha256>, topic: &Topic, fields: &[Option<&[u8]>; NAMES.len()], value: &[u8]) -> Hmac<Sha256> {
+/// The bytes of a text, if they are as many.
+fn decoded<const N: usize>(encoding: &Encoding, text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if encoding.decode_len(text.len()) != Ok(N) {
+        return None;
+    }
+    encoding.decode_mut(text.as_bytes(), &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn mac(key: &Hmac<Sha256>, topic: &Topic, covered: &Covered, value: &[u8]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     let mut field = |text: &[u8]| {
         mac.update(&(text.len() as u64).to_be_bytes());
         mac.update(text);
     };
     field(topic.role().as_bytes());
-    let mut head = Vec::with_capacity(512);
-    for text in fields {
-        match text {
-            None => head.push(0),
-            Some(text) => {
-                head.push(1);
-                head.extend_from_slice(&(text.len() as u64).to_be_bytes());
-                head.extend_from_slice(text);
-            }
-        }
-    }
-    mac.update(&head);
+    mac.update(covered.bytes());
     mac.update(&(value.len() as u64).to_be_bytes());
     mac.update(value);
     mac
 }
 
-/// Header texts on their way out.
-#[derive(Default)]
-struct Fields([Option<Vec<u8>>; NAMES.len()]);
-
-impl Fields {
-    fn set(&mut self, field: Field, text: impl Into<Vec<u8>>) {
-        self.0[field as usize] = Some(text.into());
-    }
-
-    fn of_head(head: &Head) -> Self {
-        let mut fields = Self::default();
-        fields.set(Field::Source, head.source.as_str());
-        fields.set(Field::Received, head.received_ms.to_string());
-        fields.set(Field::Timestamp, &*head.timestamp);
-        if let Some(text) = &head.traceparent {
-            fields.set(Field::Traceparent, &**text);
-        }
-        if let Some(identity) = &head.identity {
-            fields.set(Field::Id, identity.id.to_string());
-            if let Some(previous) = identity.previous {
-                fields.set(Field::IdPrevious, previous.to_string());
+impl Covered {
+    fn of(head: Option<&Head>, failure: Option<&Failure>) -> Self {
+        let mut covered = Self::new();
+        covered.put(Field::Version, VERSION.as_bytes());
+        if let Some(head) = head {
+            covered.put(Field::Source, head.source.as_str().as_bytes());
+            covered.show(Field::Received, head.received_ms);
+            covered.put(Field::Timestamp, head.timestamp.as_bytes());
+            if let Some(identity) = &head.identity {
+                covered.show(Field::Id, identity.id);
+                if let Some(previous) = identity.previous {
+                    covered.show(Field::IdPrevious, previous);
+                }
+            }
+            if let Some(retry) = &head.retry {
+                covered.show(Field::FirstSeen, retry.first_seen_ms);
+                covered.put(Field::Sink, retry.sink.as_str().as_bytes());
+                covered.show(Field::Redrive, retry.redrive);
+                covered.show(Field::Attempt, retry.attempt);
+                covered.show(Field::Hop, retry.hop);
+                if let Some(due_ms) = retry.due_ms {
+                    covered.show(Field::Due, due_ms);
+                }
+            }
+            if let Some(redriven_ms) = head.redriven_ms {
+                covered.show(Field::Redriven, redriven_ms);
             }
         }
-        if let Some(retry) = &head.retry {
-            fields.set(Field::Sink, retry.sink.as_str());
-            fields.set(Field::FirstSeen, retry.first_seen_ms.to_string());
-            fields.set(Field::Redrive, retry.redrive.to_string());
-            fields.set(Field::Attempt, retry.attempt.to_string());
-            fields.set(Field::Hop, retry.hop.to_string());
-            if let Some(due_ms) = retry.due_ms {
-                fields.set(Field::Due, due_ms.to_string());
+        if let Some(failure) = failure {
+            covered.put(Field::Reason, failure.reason.as_str().as_bytes());
+            if let Some(status) = failure.status {
+                covered.show(Field::Status, status);
             }
+            covered.show(Field::Origin, &failure.origin);
+            covered.show(Field::Failed, failure.failed_ms);
         }
-        if let Some(redriven_ms) = head.redriven_ms {
-            fields.set(Field::Redriven, redriven_ms.to_string());
+        if let Some(text) = head.and_then(|head| head.traceparent.as_deref()) {
+            covered.put(Field::Traceparent, text.as_bytes());
         }
-        fields
-    }
-
-    fn set_failure(&mut self, failure: &Failure) {
-        self.set(Field::Reason, failure.reason.as_str());
-        if let Some(status) = failure.status {
-            self.set(Field::Status, status.to_string());
-        }
-        self.set(Field::Origin, failure.origin.to_string());
-        self.set(Field::Failed, failure.failed_ms.to_string());
-    }
-
-    fn as_slices(&self) -> [Option<&[u8]>; NAMES.len()] {
-        std::array::from_fn(|at| self.0[at].as_deref())
+        covered.end();
+        covered
     }
 }
 
@@ -475,6 +462,17 @@ impl Fields {
 struct Raw<'a>([Option<&'a [u8]>; NAMES.len()]);
 
 impl<'a> Raw<'a> {
+    fn covered(&self) -> Covered {
+        let mut covered = Covered::new();
+        for (at, text) in self.0.iter().enumerate() {
+            if let Some(text) = text {
+                covered.put_at(at, text);
+            }
+        }
+        covered.end();
+        covered
+    }
+
     fn has(&self, field: Field) -> bool {
         self.0[field as usize].is_some()
     }
@@ -513,8 +511,7 @@ impl<'a> Raw<'a> {
 
     fn keyed_id(&self, field: Field) -> Result<Option<KeyedId>, RecordError> {
         let Some(text) = self.optional(field)? else { return Ok(None) };
-        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| RecordError::Malformed)?;
-        Ok(Some(KeyedId::try_from(&bytes[..]).map_err(|_| RecordError::Malformed)?))
+        Ok(Some(KeyedId(decoded(&HEXLOWER, text).ok_or(RecordError::Malformed)?)))
     }
 
     fn head(&self) -> Result<Head, RecordError> {

@@ -3,6 +3,7 @@
 //! A topic's *role* is its name without the deployment's prefix; it is part of what a record's MAC covers, so that a
 //! record copied from one topic into another is refused.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -104,12 +105,12 @@ pub enum Topic {
 
 impl Topic {
     /// The name without the prefix, for example `retry.main.10s`.
-    pub fn role(&self) -> String {
+    pub fn role(&self) -> Cow<'static, str> {
         match self {
-            Self::Inbox => "inbox".to_owned(),
-            Self::Events => "events".to_owned(),
-            Self::Retry { sink, delay } => format!("retry.{sink}.{delay}"),
-            Self::Dead => "dead".to_owned(),
+            Self::Inbox => "inbox".into(),
+            Self::Events => "events".into(),
+            Self::Retry { sink, delay } => format!("retry.{sink}.{delay}").into(),
+            Self::Dead => "dead".into(),
         }
     }
 

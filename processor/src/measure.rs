@@ -57,7 +57,7 @@ impl Log {
             if let Some(end) = end {
                 metrics::lag(&lane.topic, &lane.sink, partition, end - base);
             }
-            told.insert((lane.topic.role(), lane.sink.clone(), partition), lane);
+            told.insert((lane.topic.role().into_owned(), lane.sink.clone(), partition), lane);
         }
         // Another processor tells of those that left.
         for ((_, sink, partition), lane) in self.told.iter().filter(|(key, _)| !told.contains_key(key)) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::clock::Clock;
 use common::kafka::consumer::Incoming;
 use common::kafka::producer::{Outgoing, ProduceError};
-use common::record::{Failure, Head, Header, Origin, Reason, RecordKeys};
+use common::record::{Failure, Head, Headers, Origin, Reason, RecordKeys};
 use common::spans::{Kind, Span, Tracer};
 use common::telemetry::Sparing;
 use common::topics::{Prefix, Topic};
@@ -71,7 +71,7 @@ pub struct HandOff<'a> {
     /// Its key.
     pub key: Option<&'a [u8]>,
     /// Its headers, MAC included.
-    pub headers: Vec<Header>,
+    pub headers: Headers,
     /// The sealed body.
     pub value: &'a [u8],
 }
@@ -102,8 +102,7 @@ impl Pipeline {
         loop {
             let outgoing =
                 Outgoing { topic: &topic, partition: record.partition, key: record.key, value: record.value };
-            let headers = record.headers.iter().map(|(name, text)| (*name, &text[..]));
-            let Err(error) = self.outlet.write(outgoing, headers).await else { return Some(()) };
+            let Err(error) = self.outlet.write(outgoing, record.headers.iter()).await else { return Some(()) };
             match &error {
                 ProduceError::QueueFull => {}
                 ProduceError::TooLarge | ProduceError::Unavailable(_) | ProduceError::Closed => {

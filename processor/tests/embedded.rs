@@ -82,8 +82,7 @@ impl Inbox {
         };
         let headers = self.keys.seal(&Topic::Inbox, &head, body);
         let record = Outgoing { topic: &self.topic, partition: None, key: None, value: body };
-        let headers = headers.iter().map(|(name, text)| (*name, &text[..]));
-        self.producer.send(record, headers).unwrap().await.unwrap();
+        self.producer.send(record, headers.iter()).unwrap().await.unwrap();
     }
 }
 

@@ -107,7 +107,7 @@ async fn publish(producer: &Producer, edge: &str, opening: &str, source: &str, e
     };
     let headers = keys.seal(&Topic::Inbox, &head, &body);
     let record = Outgoing { topic: "sealstream.inbox", partition: None, key: None, value: &body };
-    producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..]))).unwrap().await.unwrap();
+    producer.send(record, headers.iter()).unwrap().await.unwrap();
 }
 
 async fn until(what: &str, metrics: &Metrics, holds: impl Fn() -> bool) {

@@ -143,7 +143,7 @@ impl Reading {
         };
         GroupLag {
             group: self.name.clone(),
-            topic: topic.role(),
+            topic: topic.role().into_owned(),
             sink,
             delay,
             lag: partitions.iter().map(|partition| partition.lag).sum(),

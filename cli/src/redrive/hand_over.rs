@@ -7,7 +7,7 @@
 use anyhow::{Context, Result};
 use common::id::KeyedId;
 use common::kafka::producer::{Outgoing, ProduceError, ProducerSettings, TransactionError, TransactionalProducer};
-use common::record::{Head, Header, LetterId, LetterPlace, Marker, RecordKeys, Retry};
+use common::record::{Head, Headers, LetterId, LetterPlace, Marker, RecordKeys, Retry};
 use common::topics::{Prefix, Topic};
 use processor::config::Config;
 use processor::record_keys;
@@ -93,7 +93,7 @@ impl HandOver {
         // Beside its letter: retention never takes the marker first, and a copy elsewhere is told from it.
         let mark = Outgoing { topic: &dead, partition: Some(parcel.place.partition), key: None, value: b"" };
         for (record, headers) in [(record, &headers), (mark, &marked)] {
-            let sent = self.producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..])));
+            let sent = self.producer.send(record, headers.iter());
             // The commit waits for it.
             drop(sent.map_err(|error| (parcel.place, error))?);
         }
@@ -132,7 +132,7 @@ fn explained(error: TransactionError) -> anyhow::Error {
 }
 
 /// The headers with which a letter goes back, and its key there.
-fn redriven(keys: &Keys, parcel: &Parcel, now_ms: u64) -> (Vec<Header>, Option<KeyedId>) {
+fn redriven(keys: &Keys, parcel: &Parcel, now_ms: u64) -> (Headers, Option<KeyedId>) {
     let head = parcel.head.clone();
     match &parcel.target.topic {
         // As ingest wrote it, but for an age that begins anew: it may have waited for longer than any record may.
@@ -165,8 +165,8 @@ mod tests {
         Parcel { place: letter.place, letter: content.id, head, target, value: b"body".to_vec() }
     }
 
-    fn opened(keys: &RecordKeys, topic: &Topic, headers: &[Header]) -> Head {
-        keys.open(topic, headers.iter().map(|(name, text)| (*name, &text[..])), b"body").unwrap()
+    fn opened(keys: &RecordKeys, topic: &Topic, headers: &Headers) -> Head {
+        keys.open(topic, headers.iter(), b"body").unwrap()
     }
 
     fn both() -> Keys {

@@ -122,7 +122,7 @@ impl Bench {
         let producer = Producer::new(&self.kafka.config(), &ProducerSettings::default()).unwrap();
         let name = topic.name(&"sealstream".parse().unwrap());
         let record = Outgoing { topic: &name, partition: Some(1), key: None, value: &body };
-        let delivery = producer.send(record, headers.iter().map(|(name, text)| (*name, &text[..]))).unwrap();
+        let delivery = producer.send(record, headers.iter()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(delivery).unwrap();
     }

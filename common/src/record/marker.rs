@@ -17,7 +17,7 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::{Failure, Field, Fields, Head, Raw, RecordError, number};
+use super::{Covered, Failure, Field, Head, Raw, RecordError, VERSION, decoded, number};
 
 /// Says that a letter was redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl LetterId {
 
 impl fmt::Display for LetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
+        write!(f, "{}", HEXLOWER.encode_display(&self.0))
     }
 }
 
@@ -94,13 +94,15 @@ impl fmt::Debug for LetterId {
     }
 }
 
-impl Fields {
+impl Covered {
     pub(super) fn of_marker(marker: &Marker) -> Self {
-        let mut fields = Self::default();
-        fields.set(Field::Redriven, marker.redriven_ms.to_string());
-        fields.set(Field::Letter, marker.place.to_string());
-        fields.set(Field::LetterId, marker.letter.to_string());
-        fields
+        let mut covered = Self::new();
+        covered.put(Field::Version, VERSION.as_bytes());
+        covered.show(Field::Redriven, marker.redriven_ms);
+        covered.show(Field::Letter, marker.place);
+        covered.show(Field::LetterId, marker.letter);
+        covered.end();
+        covered
     }
 }
 
@@ -110,10 +112,10 @@ impl Raw<'_> {
         if self.0.iter().flatten().count() != 4 {
             return Err(RecordError::Malformed);
         }
-        let letter = HEXLOWER.decode(self.text(Field::LetterId)?.as_bytes()).map_err(|_| RecordError::Malformed)?;
+        let letter = decoded(&HEXLOWER, self.text(Field::LetterId)?).ok_or(RecordError::Malformed)?;
         Ok(Marker {
             place: self.parsed(Field::Letter)?,
-            letter: LetterId(letter.try_into().map_err(|_| RecordError::Malformed)?),
+            letter: LetterId(letter),
             redriven_ms: self.number(Field::Redriven)?,
         })
     }

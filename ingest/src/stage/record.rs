@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::envelope::Envelope;
-use common::record::{Head, Header, RecordKeys};
+use common::record::{Head, Headers, RecordKeys};
 use common::topics::Topic;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,7 +17,7 @@ use crate::source::Source;
 pub(crate) struct Record {
     permit: OwnedSemaphorePermit,
     source: Arc<Source>,
-    headers: Vec<Header>,
+    headers: Headers,
     body: Bytes,
 }
 
@@ -56,7 +56,7 @@ impl Record {
 
     /// The record's headers.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.headers.iter().map(|(name, text)| (*name, text.as_slice()))
+        self.headers.iter()
     }
 
     /// The record's value.

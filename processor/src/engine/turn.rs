@@ -75,7 +75,7 @@ impl Turn {
 
     /// Where it was read, as a letter tells it.
     pub fn origin(&self) -> Origin {
-        Origin { role: self.lane.topic.role(), partition: self.at.partition, offset: self.offset }
+        Origin { role: self.lane.topic.role().into_owned(), partition: self.at.partition, offset: self.offset }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Each rule of the books, broken once: a check that cannot fail would prove nothing.
 
 use common::id::KeyedId;
-use common::record::{Identity, Marker, Origin, Retry};
+use common::record::{Headers, Identity, Marker, Origin, Retry};
 use open::seal_native;
 
 use super::*;
@@ -40,12 +40,12 @@ impl World {
             let body = seal_native(&materials.sealing_key("acme").unwrap(), payload(id).as_bytes()).unwrap().body;
             let event = EventKey { source: "acme".to_owned(), id: id.to_owned() };
             let head = head(None);
-            books.inbox.push(record(0, books.inbox.len(), books.edge_keys.seal(&Topic::Inbox, &head, &body), &body));
+            books.inbox.push(record(0, books.inbox.len(), &books.edge_keys.seal(&Topic::Inbox, &head, &body), &body));
             let place = books.place(&event).unwrap();
             let identity = Some(Identity { id: keyed_id(&books, id), previous: None });
             let head = Head { identity, ..head };
             let headers = books.core_keys.seal(&Topic::Events, &head, &body);
-            books.events.push(record(place, books.events.len(), headers, &body));
+            books.events.push(record(place, books.events.len(), &headers, &body));
             books.acked_events.insert(event);
             books.acked_bodies.push(body.into());
         }
@@ -71,7 +71,7 @@ impl World {
         let failure = Failure { reason: Reason::Refused, status: Some(400), origin, failed_ms: 1 };
         let body = self.books.events[2].value.clone();
         let headers = self.books.core_keys.seal_dead(Some(&head), &failure, &body);
-        self.books.dead.push(record(0, 0, headers, &body));
+        self.books.dead.push(record(0, 0, &headers, &body));
     }
 
     /// Marks the one letter as redriven.
@@ -80,7 +80,7 @@ impl World {
         let id = LetterId::of(letter.head.as_ref(), &letter.failure, &letter.value);
         let marker = Marker { place: letter.place, letter: id, redriven_ms: 1 };
         let headers = self.books.core_keys.seal_marker(&marker);
-        self.books.dead.push(record(0, self.books.dead.len(), headers, b""));
+        self.books.dead.push(record(0, self.books.dead.len(), &headers, b""));
     }
 
     /// What the books say is wrong.
@@ -105,13 +105,13 @@ fn head(identity: Option<Identity>) -> Head {
     }
 }
 
-fn record(partition: i32, offset: usize, headers: Vec<common::record::Header>, body: &[u8]) -> Record {
+fn record(partition: i32, offset: usize, headers: &Headers, body: &[u8]) -> Record {
     Record {
         partition,
         offset: i64::try_from(offset).unwrap(),
         time_ms: 1,
         key: None,
-        headers: headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        headers: headers.iter().map(|(name, text)| (name.to_owned(), text.to_vec())).collect(),
         value: body.to_vec(),
     }
 }
@@ -207,7 +207,7 @@ fn what_was_redriven_into_the_inbox_must_be_there() {
     let origin = Origin { role: "inbox".to_owned(), partition: 0, offset: 2 };
     let failure = Failure { reason: Reason::UnknownKey, status: None, origin, failed_ms: 1 };
     let headers = world.books.core_keys.seal_dead(Some(&head(None)), &failure, &body);
-    world.books.dead.push(record(0, 0, headers, &body));
+    world.books.dead.push(record(0, 0, &headers, &body));
     world.books.balance(0).unwrap();
     world.mark();
     assert!(world.fault().starts_with("lost: redriven into the inbox"), "{}", world.fault());

@@ -115,8 +115,7 @@ impl Senders {
         let headers = self.edge.seal(&Topic::Inbox, &head, &signed.body);
         loop {
             let record = Outgoing { topic: &self.inbox, partition: None, key: None, value: &signed.body };
-            let headers = headers.iter().map(|(name, text)| (*name, &text[..]));
-            let written = match self.producer.send(record, headers) {
+            let written = match self.producer.send(record, headers.iter()) {
                 Ok(delivery) => delivery.await.is_ok(),
                 Err(_) => false,
             };

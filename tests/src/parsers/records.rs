@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use common::id::KeyedId;
 use common::record::{
-    Dead, Failure, Head, Header, Identity, LetterId, LetterPlace, MAC_HEADER, Marker, Origin, Reason, RecordError,
+    Dead, Failure, Head, Headers, Identity, LetterId, LetterPlace, MAC_HEADER, Marker, Origin, Reason, RecordError,
     RecordKey, RecordKeys, Retry,
 };
 use common::secret::Secret;
@@ -109,7 +109,7 @@ fn record(input: &[u8]) -> Judged {
         wrong => panic!("{wrong:?}"),
     }
     let Ok(again) = opened else { return Judged::Refused };
-    let again: BTreeMap<&str, &[u8]> = again.iter().map(|(name, text)| (*name, text.as_slice())).collect();
+    let again: BTreeMap<&str, &[u8]> = again.iter().collect();
     assert_eq!(Some(again), covered, "what was read is all of what was written");
     for other in (0..4).map(self::topic).filter(|other| *other != topic) {
         assert_eq!(keys.open(&other, view(), value), Err(RecordError::BadMac), "a record belongs to its topic");
@@ -199,9 +199,9 @@ fn seeds() -> Vec<Vec<u8>> {
     sealed.chain(marked).chain([b"".to_vec(), b"\x04ss-version:1\n\n".to_vec()]).collect()
 }
 
-fn write(choice: u8, headers: &[Header], value: &[u8]) -> Vec<u8> {
+fn write(choice: u8, headers: &Headers, value: &[u8]) -> Vec<u8> {
     let mut input = vec![choice];
-    for (name, text) in headers {
+    for (name, text) in headers.iter() {
         input.extend([name.as_bytes(), b":", text, b"\n"].concat());
     }
     input.push(b'\n');

@@ -25,7 +25,7 @@ async fn a_record_that_was_forged_altered_copied_or_moved_is_dead_and_never_deli
         let mut inject = async |value: &str, topic: &Topic, partition, record: Record, reason| {
             // Told apart by their values; those that must keep theirs are told by where they were written.
             let record = if value.is_empty() { record } else { Record { value: value.into(), ..record } };
-            *expected.entry((topic.role(), reason)).or_insert(0) += 1;
+            *expected.entry((topic.role().into_owned(), reason)).or_insert(0) += 1;
             stack.inject(topic, partition, &record).await
         };
         let bare = Record { headers: Vec::new(), ..genuine.clone() };

@@ -77,7 +77,7 @@ fn redriven(stack: &Stack, record: &Record) -> Result<(Topic, Record)> {
     head.retry = Some(Retry { sink, first_seen_ms: record.time_ms, redrive: 1, attempt: 0, hop: 0, due_ms: None });
     let lane = stack.config().retry_topics(&"out".parse()?).next().context("there is a retry lane")?;
     let headers = keys.seal(&lane, &head, &record.value);
-    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let headers = headers.iter().map(|(name, text)| (name.to_owned(), text.to_vec())).collect();
     Ok((lane, Record { headers, ..record.clone() }))
 }
 

@@ -1,5 +1,5 @@
 use common::id::KeyedId;
-use common::record::{Header, Identity, Marker, Origin, Reason, RecordKey, Retry};
+use common::record::{Headers, Identity, Marker, Origin, Reason, RecordKey, Retry};
 use common::secret::Secret;
 
 use super::*;
@@ -44,23 +44,22 @@ pub(crate) fn letter(head: Option<Head>, failure: Failure) -> Letter {
 
 /// A partition of `dead`, in memory.
 #[derive(Default)]
-struct Log(Vec<(Vec<Header>, Vec<u8>)>);
+struct Log(Vec<(Option<Headers>, Vec<u8>)>);
 
 impl Log {
     fn letter(&mut self, sink: Option<&str>, role: &str) -> i64 {
         self.push(keys("core-1").seal_dead(Some(&head(sink)), &failure(Reason::Exhausted, role), b"body"), b"body")
     }
 
-    fn push(&mut self, headers: Vec<Header>, value: &[u8]) -> i64 {
-        self.0.push((headers, value.to_vec()));
+    fn push(&mut self, headers: Headers, value: &[u8]) -> i64 {
+        self.0.push((Some(headers), value.to_vec()));
         i64::try_from(self.0.len()).unwrap() - 1
     }
 
     fn fold(&self) -> Vec<Letter> {
         let mut fold = Fold::of(3);
         for (offset, (headers, value)) in (0..).zip(&self.0) {
-            let headers = headers.iter().map(|(name, text)| (*name, &text[..]));
-            fold.take(&keys("core-1"), offset, 5, headers, value);
+            fold.take(&keys("core-1"), offset, 5, headers.iter().flat_map(Headers::iter), value);
         }
         fold.letters()
     }
@@ -115,7 +114,7 @@ fn what_nobody_wrote_is_kept_as_such() {
     let mut log = Log::default();
     log.letter(Some("main"), "events");
     log.0[0].1 = b"other".to_vec();
-    log.push(Vec::new(), b"forged");
+    log.0.push((None, b"forged".to_vec()));
     let letters = log.fold();
     let contents: Vec<_> = letters.iter().map(|letter| letter.content.clone()).collect();
     assert_eq!(contents, [Err(RecordError::BadMac), Err(RecordError::UnknownKey)]);
@@ -146,7 +145,7 @@ fn markers_alone_are_no_letters() {
     // As when retention has taken the letter.
     let mut fold = Fold::of(3);
     let headers = keys("core-1").seal_marker(&marker);
-    fold.take(&keys("core-1"), 7, 5, headers.iter().map(|(name, text)| (*name, &text[..])), b"");
+    fold.take(&keys("core-1"), 7, 5, headers.iter(), b"");
     assert_eq!(fold.redriven.keys().copied().collect::<Vec<_>>(), [marker.letter]);
     assert_eq!(fold.letters(), []);
 }
@@ -161,7 +160,7 @@ fn what_retention_took_is_forgotten_but_for_letters_that_have_a_copy_left() {
     let mut fold = Fold::of(3);
     let take = |fold: &mut Fold, offset: i64| {
         let (headers, value) = &log.0[usize::try_from(offset).unwrap()];
-        fold.take(&keys("core-1"), offset, 5, headers.iter().map(|(name, text)| (*name, &text[..])), value);
+        fold.take(&keys("core-1"), offset, 5, headers.iter().flat_map(Headers::iter), value);
     };
     (0..4).for_each(|offset| take(&mut fold, offset));
     fold.forget_below(2);
@@ -181,7 +180,7 @@ fn a_marker_that_is_read_later_marks_what_is_kept() {
     let mut fold = Fold::of(3);
     for (offset, (headers, value)) in (0..).zip(&log.0) {
         assert_eq!(fold.letters.first().and_then(|letter| letter.content.as_ref().unwrap().redriven_ms), None);
-        fold.take(&keys("core-1"), offset, 5, headers.iter().map(|(name, text)| (*name, &text[..])), value);
+        fold.take(&keys("core-1"), offset, 5, headers.iter().flat_map(Headers::iter), value);
     }
     assert_eq!(redriven(&fold.letters), [(0, Some(99))]);
 }
