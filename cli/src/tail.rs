@@ -228,16 +228,15 @@ impl<'a> View<'a> {
 
     fn open(&self, head: &Head, value: &[u8]) -> Option<Opened> {
         let sources = self.sources.as_ref()?;
-        let unsealed = match sources.unseal(head, value) {
-            Ok(unsealed) => unsealed,
+        let (unsealed, description) = match sources.unseal_described(head, value) {
+            Ok(opened) => opened,
             Err(reason) => return Some(Opened::Not { not_opened: reason.as_str() }),
         };
-        let r#type = sources.describe(head, &unsealed.payload).event_type;
         let data: Option<Box<RawValue>> = serde_json::from_slice(&unsealed.payload).ok();
         // A payload that spans lines is JSON all the same, but not a line of it.
         let data = data.filter(|data| !data.get().contains('\n'));
         let data_base64 = data.is_none().then(|| BASE64.encode(&unsealed.payload));
-        Some(Opened::Event { id: unsealed.id.as_str().to_owned(), r#type, data, data_base64 })
+        Some(Opened::Event { id: unsealed.id.as_str().to_owned(), r#type: description.event_type, data, data_base64 })
     }
 }
 

@@ -183,7 +183,10 @@ impl KeyedId {
 
     /// The `webhook-id` of every delivery of this event: `msg_` and 22 characters of base64url.
     pub fn webhook_id(&self) -> String {
-        format!("msg_{}", BASE64URL_NOPAD.encode(&self.0))
+        let mut id = String::with_capacity(26);
+        id.push_str("msg_");
+        BASE64URL_NOPAD.encode_append(&self.0, &mut id);
+        id
     }
 }
 

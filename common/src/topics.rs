@@ -116,7 +116,7 @@ impl Topic {
 
     /// The name in Kafka, for example `sealstream.retry.main.10s`.
     pub fn name(&self, prefix: &Prefix) -> String {
-        format!("{prefix}.{}", self.role())
+        [&*prefix.0, ".", &self.role()].concat()
     }
 }
 

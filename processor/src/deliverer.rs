@@ -147,7 +147,7 @@ impl Deliverer {
             return Err(Reason::TooOld.into());
         }
         let keys = self.pipeline.keys();
-        let unsealed = keys.sources.unseal(head, &item.value)?;
+        let (unsealed, description) = keys.sources.unseal_described(head, &item.value)?;
         if placement(&head.source, &unsealed.id, self.pipeline.partitions) != turn.partition() {
             return Err(Reason::Misplaced.into());
         }
@@ -164,7 +164,7 @@ impl Deliverer {
             webhook_id: identity.id.webhook_id(),
             id: unsealed.id,
             source: head.source.clone(),
-            description: keys.sources.describe(head, &unsealed.payload),
+            description,
             traceparent: traceparent.or_else(|| head.traceparent.clone()),
             payload: unsealed.payload,
         };

@@ -83,32 +83,24 @@ pub fn find(json: &[u8], pointer: &Pointer) -> Found {
 /// is text that is not UTF-8, or nested too deep; another one alone may find something then.
 pub fn find_all<const N: usize>(json: &[u8], pointers: [&Pointer; N]) -> Option<[Found; N]> {
     let mut found = [const { Found::Missing }; N];
-    let steps = pointers.iter().enumerate().filter(|(_, pointer)| !pointer.is_root());
-    let steps = steps.map(|(number, pointer)| Step { number, left: &pointer.0 }).collect();
+    let left = pointers.map(|pointer| (!pointer.is_root()).then_some(&pointer.0[..]));
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    Steps { steps, found: &mut found }.deserialize(&mut deserializer).ok()?;
+    Steps { left, found: &mut found }.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
     Some(found)
 }
 
-/// What is left of one of the pointers.
-#[derive(Clone, Copy)]
-struct Step<'a> {
-    number: usize,
-    left: &'a [String],
+/// What is left of each pointer, if it leads through the value that is read now. What it finds goes to its place.
+struct Steps<'a, 'f, const N: usize> {
+    left: [Option<&'a [String]>; N],
+    found: &'f mut [Found; N],
 }
 
-/// What is left of those that lead through the value that is read now. What they find goes to their number's place.
-struct Steps<'a, 'f> {
-    steps: Vec<Step<'a>>,
-    found: &'f mut [Found],
-}
-
-impl<'de> DeserializeSeed<'de> for Steps<'_, '_> {
+impl<'de, const N: usize> DeserializeSeed<'de> for Steps<'_, '_, N> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.steps.is_empty() {
+        if self.left.iter().all(Option::is_none) {
             // Not read more closely than what nobody points at.
             return IgnoredAny::deserialize(deserializer).map(drop);
         }
@@ -116,7 +108,7 @@ impl<'de> DeserializeSeed<'de> for Steps<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Steps<'_, '_> {
+impl<'de, const N: usize> Visitor<'de> for Steps<'_, '_, N> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,14 +117,15 @@ impl<'de> Visitor<'de> for Steps<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         self.enter();
-        let mut seen = Vec::new();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let below = self.below(|name| *key == *name);
-            let again: Vec<usize> =
-                below.iter().map(|step| step.number).filter(|number| seen.contains(number)).collect();
-            seen.extend(below.iter().map(|step| step.number));
-            map.next_value_seed(Steps { steps: below, found: &mut *self.found })?;
-            again.into_iter().for_each(|number| self.found[number] = Found::Unusable);
+        let mut seen = [false; N];
+        while let Some(below) = map.next_key_seed(Name(&self.left))? {
+            map.next_value_seed(Steps { left: below, found: &mut *self.found })?;
+            for at in (0..N).filter(|&at| below[at].is_some()) {
+                if seen[at] {
+                    self.found[at] = Found::Unusable;
+                }
+                seen[at] = true;
+            }
         }
         Ok(())
     }
@@ -141,8 +134,8 @@ impl<'de> Visitor<'de> for Steps<'_, '_> {
         self.enter();
         let mut at = 0;
         loop {
-            let below = self.below(|name| element(name) == Some(at));
-            if seq.next_element_seed(Steps { steps: below, found: &mut *self.found })?.is_none() {
+            let below = below(&self.left, |name| element(name) == Some(at));
+            if seq.next_element_seed(Steps { left: below, found: &mut *self.found })?.is_none() {
                 return Ok(());
             }
             at += 1;
@@ -174,30 +167,59 @@ impl<'de> Visitor<'de> for Steps<'_, '_> {
     }
 }
 
-impl<'a> Steps<'a, '_> {
+impl<const N: usize> Steps<'_, '_, N> {
     /// A value with members or elements: of no use to a pointer that ends here.
     fn enter(&mut self) {
-        for step in self.steps.iter().filter(|step| step.left.is_empty()) {
-            self.found[step.number] = Found::Unusable;
+        for (left, found) in self.left.iter().zip(&mut *self.found) {
+            if left.is_some_and(<[String]>::is_empty) {
+                *found = Found::Unusable;
+            }
         }
-    }
-
-    /// What is left of those that lead to the member or element of this name.
-    fn below(&self, is_it: impl Fn(&str) -> bool) -> Vec<Step<'a>> {
-        let led = self.steps.iter().filter_map(|Step { number, left }| {
-            let (name, left) = left.split_first()?;
-            is_it(name).then_some(Step { number: *number, left })
-        });
-        led.collect()
     }
 
     /// A value that has no members: a pointer ends here, or points past it.
     fn leaf<E>(self, value: impl Fn() -> Found) -> Result<(), E> {
-        for step in self.steps {
-            self.found[step.number] = if step.left.is_empty() { value() } else { Found::Missing };
+        for (left, found) in self.left.iter().zip(self.found) {
+            if let Some(left) = left {
+                *found = if left.is_empty() { value() } else { Found::Missing };
+            }
         }
         Ok(())
     }
+}
+
+/// Reads a member's name, and answers what is left below it.
+struct Name<'l, 'a, const N: usize>(&'l [Option<&'a [String]>; N]);
+
+impl<'de, 'a, const N: usize> DeserializeSeed<'de> for Name<'_, 'a, N> {
+    type Value = [Option<&'a [String]>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a, const N: usize> Visitor<'_> for Name<'_, 'a, N> {
+    type Value = [Option<&'a [String]>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member's name")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(below(self.0, |name| name == text))
+    }
+}
+
+/// What is left of those pointers that lead to the member or element of this name.
+fn below<'a, const N: usize>(
+    left: &[Option<&'a [String]>; N],
+    is_it: impl Fn(&str) -> bool,
+) -> [Option<&'a [String]>; N] {
+    left.map(|left| {
+        let (name, left) = left?.split_first()?;
+        is_it(name).then_some(left)
+    })
 }
 
 /// The place of an element, as RFC 6901 has it: digits without a leading zero.

@@ -131,22 +131,46 @@ impl Sources {
 
     /// Opens a record's value and finds the event's id.
     pub fn unseal(&self, head: &Head, value: &[u8]) -> Result<Unsealed, Reason> {
+        let Opened { id, payload, key_id, .. } = self.open(head, value)?;
+        let id = id.known(|pointer| find(&payload, pointer))?;
+        Ok(Unsealed { id, payload, key_id })
+    }
+
+    /// Opens a record's value, finds the event's id, and what its payload says of itself.
+    pub fn unseal_described(&self, head: &Head, value: &[u8]) -> Result<(Unsealed, Description), Reason> {
+        let Opened { source, id, payload, key_id } = self.open(head, value)?;
+        let none = Pointer::default();
+        let pointers =
+            [if let Id::At(pointer) = &id { pointer } else { &none }, &source.event_type, &source.event_time];
+        let (is_json, [event_id, event_type, time]) = match find_all(&payload, pointers) {
+            Some(found) => (true, found),
+            None => {
+                let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&payload).is_ok();
+                (is_json, pointers.map(|pointer| find(&payload, pointer)))
+            }
+        };
+        let id = id.known(|_| event_id)?;
+        let content_type = if is_json { JSON } else { BYTES };
+        let description =
+            Description { content_type, event_type: shown_type(event_type), time: shown_time(time, head) };
+        Ok((Unsealed { id, payload, key_id }, description))
+    }
+
+    fn open(&self, head: &Head, value: &[u8]) -> Result<Opened<'_>, Reason> {
         let source = self.0.get(&head.source).ok_or(Reason::UnknownSource)?;
         let envelope = Envelope::parse(value, &head.source).map_err(|_| Reason::InvalidEnvelope)?;
         let opened = open::open(&source.keyring, &envelope).map_err(|error| match error {
             OpenError::UnknownKey(_) => Reason::UnknownKey,
             OpenError::Failed => Reason::OpenFailed,
         })?;
-        let (payload, key_id) = (opened.plaintext, opened.key_id);
         let id = match (&envelope, &source.event_id) {
-            (Envelope::Jwe(jwe), _) => jwe.header().jti.clone(),
-            (Envelope::Native(_), EventIdRule::SignedContent) => EventId::of_signed_content(&head.timestamp, value),
-            (Envelope::Native(_), EventIdRule::Pointer(pointer)) => match find(&payload, pointer) {
-                Found::Text(text) | Found::Integer(text) => EventId::new(text).map_err(|_| Reason::InvalidEventId)?,
-                Found::Missing | Found::Unusable => return Err(Reason::InvalidEventId),
-            },
+            (Envelope::Jwe(jwe), _) => Id::Known(jwe.header().jti.clone()),
+            (Envelope::Native(_), EventIdRule::SignedContent) => {
+                Id::Known(EventId::of_signed_content(&head.timestamp, value))
+            }
+            (Envelope::Native(_), EventIdRule::Pointer(pointer)) => Id::At(pointer),
         };
-        Ok(Unsealed { id, payload, key_id })
+        Ok(Opened { source, id, payload: opened.plaintext, key_id: opened.key_id })
     }
 
     /// Counts a message that was opened with a key of its source.
@@ -156,33 +180,48 @@ impl Sources {
             opened.increment(1);
         }
     }
+}
 
-    /// What an event's payload says of itself.
-    pub fn describe(&self, head: &Head, payload: &[u8]) -> Description {
-        let source = self.0.get(&head.source);
-        let none = Pointer::default();
-        let [type_at, time_at] = source.map_or([&none; 2], |source| [&source.event_type, &source.event_time]);
-        let (is_json, [event_type, time]) = match find_all(payload, [type_at, time_at]) {
-            Some(found) => (true, found),
-            None => {
-                let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok();
-                (is_json, [find(payload, type_at), find(payload, time_at)])
-            }
-        };
-        let event_type = match event_type {
-            Found::Text(text) if (1..=TYPE_BYTES_MAX).contains(&text.len()) => text,
-            Found::Text(_) | Found::Integer(_) | Found::Missing | Found::Unusable => DEFAULT_TYPE.to_owned(),
-        };
-        let time = match time {
-            Found::Text(text) => text.parse::<jiff::Timestamp>().ok(),
-            Found::Integer(seconds) => {
-                seconds.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
-            }
-            Found::Missing | Found::Unusable => None,
-        };
-        let received =
-            || i64::try_from(head.received_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        let time = time.or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string();
-        Description { content_type: if is_json { JSON } else { BYTES }, event_type, time }
+/// A value that was opened, and where its event's id is.
+struct Opened<'s> {
+    source: &'s Source,
+    id: Id<'s>,
+    payload: Zeroizing<Vec<u8>>,
+    key_id: KeyId,
+}
+
+/// An event's id, or where it is in the payload.
+enum Id<'s> {
+    Known(EventId),
+    At(&'s Pointer),
+}
+
+impl Id<'_> {
+    fn known(self, find: impl FnOnce(&Pointer) -> Found) -> Result<EventId, Reason> {
+        match self {
+            Self::Known(id) => Ok(id),
+            Self::At(pointer) => match find(pointer) {
+                Found::Text(text) | Found::Integer(text) => EventId::new(text).map_err(|_| Reason::InvalidEventId),
+                Found::Missing | Found::Unusable => Err(Reason::InvalidEventId),
+            },
+        }
     }
+}
+
+fn shown_type(found: Found) -> String {
+    match found {
+        Found::Text(text) if (1..=TYPE_BYTES_MAX).contains(&text.len()) => text,
+        Found::Text(_) | Found::Integer(_) | Found::Missing | Found::Unusable => DEFAULT_TYPE.to_owned(),
+    }
+}
+
+/// The time that the payload tells, or else that at which the event was received.
+fn shown_time(found: Found, head: &Head) -> String {
+    let told = match found {
+        Found::Text(text) => text.parse::<jiff::Timestamp>().ok(),
+        Found::Integer(seconds) => seconds.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()),
+        Found::Missing | Found::Unusable => None,
+    };
+    let received = || i64::try_from(head.received_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    told.or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
