@@ -132,8 +132,8 @@ pub(crate) struct SourceView {
     pub(crate) name: String,
     /// Requests that were rightly signed, by the secret that signed them. None of a secret that is in use and unused looks so.
     pub(crate) secrets: BTreeMap<String, Count>,
-    /// Ids of the keys that open its envelopes, from the configuration.
-    pub(crate) keys: Vec<String>,
+    /// Envelopes that the router opened, by the key: those of the configuration, and those that a processor counts.
+    pub(crate) keys: BTreeMap<String, Count>,
     /// Its sinks, from the configuration.
     pub(crate) sinks: Vec<String>,
 }
@@ -202,16 +202,21 @@ impl All {
         Self { now: Samples::together(now), rates: Samples::together(rates) }
     }
 
-    /// Counters by the value of a label, those that are not zero.
-    fn counts(&self, name: &str, label: &str, labels: &[(&str, &str)]) -> BTreeMap<String, Count> {
+    /// Counters by the value of a label.
+    fn all_counts(&self, name: &str, label: &str, labels: &[(&str, &str)]) -> BTreeMap<String, Count> {
         let mut rates = self.rates.by(name, label, labels);
-        let totals = self.now.by(name, label, labels).into_iter().filter(|(_, total)| *total > 0.0);
-        totals
-            .map(|(value, total)| {
-                let rate = rates.remove(&value).unwrap_or(0.0);
-                (value, Count { total, rate })
-            })
-            .collect()
+        let count = |(value, total)| {
+            let rate = rates.remove(&value).unwrap_or(0.0);
+            (value, Count { total, rate })
+        };
+        self.now.by(name, label, labels).into_iter().map(count).collect()
+    }
+
+    /// Those that are not zero.
+    fn counts(&self, name: &str, label: &str, labels: &[(&str, &str)]) -> BTreeMap<String, Count> {
+        let mut counts = self.all_counts(name, label, labels);
+        counts.retain(|_, count| count.total > 0.0);
+        counts
     }
 
     fn quantiles(&self, name: &str, labels: &[(&str, &str)]) -> Quantiles {
@@ -266,16 +271,13 @@ impl All {
         let names: BTreeSet<String> = config.source.keys().map(ToString::to_string).chain(counted).collect();
         let one = |name: String| {
             let labels = [("source", &*name)];
-            // A secret that was never used is one of those to be seen.
-            let totals = self.now.by(VERIFIED, "secret", &labels);
-            let mut rates = self.rates.by(VERIFIED, "secret", &labels);
-            let secrets = totals.into_iter().map(|(secret, total)| {
-                let rate = rates.remove(&secret).unwrap_or(0.0);
-                (secret, Count { total, rate })
-            });
-            let secrets = secrets.collect();
+            // A secret or a key that was never used is one of those to be seen.
+            let secrets = self.all_counts(VERIFIED, "secret", &labels);
             let source = config.source.iter().find(|(known, _)| known.as_str() == name).map(|(_, source)| source);
-            let keys = source.into_iter().flat_map(|source| &source.keys).map(|key| key.id.to_string()).collect();
+            let mut keys = self.all_counts(processor_metrics::OPENED, "key", &labels);
+            for key in source.into_iter().flat_map(|source| &source.keys) {
+                keys.entry(key.id.to_string()).or_default();
+            }
             let sinks = source.into_iter().flat_map(|source| &source.sinks).map(ToString::to_string).collect();
             SourceView { name, secrets, keys, sinks }
         };
@@ -312,6 +314,7 @@ processor_dispatch_failures_total{sink=\"main\",kind=\"status\"} 9
 processor_breaker_state{sink=\"main\"} 2
 processor_breaker_openings_total{sink=\"main\"} 1
 processor_concurrency_limit{sink=\"main\"} 16
+processor_messages_opened_total{source=\"acme\",key=\"k-before\"} 80
 ";
 
     fn look(url: &str, seconds: u64, text: &str) -> Look {
@@ -399,12 +402,16 @@ processor_concurrency_limit{sink=\"main\"} 16
     }
 
     #[test]
-    fn sources_show_secrets_that_nobody_uses_and_names_that_only_ingest_knows() {
+    fn sources_show_secrets_and_keys_that_nobody_uses_and_names_that_only_ingest_knows() {
         let sources = sample().sources;
         let names: Vec<_> = sources.iter().map(|source| &*source.name).collect();
         assert_eq!(names, ["acme", "beta"]);
         assert_eq!(sources[0].secrets["s2"], Count::default());
-        assert_eq!((&sources[0].keys[..], &sources[0].sinks[..]), (&["k".to_owned()][..], &["main".to_owned()][..]));
+        let keys: Vec<_> = sources[0].keys.iter().map(|(key, count)| (key.as_str(), count.total)).collect();
+        assert_eq!(
+            (&keys[..], &sources[0].sinks[..]),
+            (&[("k", 0.0), ("k-before", 80.0)][..], &["main".to_owned()][..])
+        );
         assert_eq!((sources[1].secrets["s1"].total, sources[1].keys.len()), (7.0, 0));
     }
 

@@ -121,22 +121,19 @@ fn sources(view: &View) -> Option<Table> {
     let mut rows = Vec::new();
     for source in &view.sources {
         let mut name = shown(&source.name);
-        let keys = source.keys.join(", ");
-        for (secret, count) in &source.secrets {
-            rows.push(vec![
-                name.clone(),
-                shown(secret),
-                whole(count.total),
-                rate(count.rate, view.has_rates),
-                keys.clone(),
-            ]);
-            name = String::new();
-        }
-        if source.secrets.is_empty() {
-            rows.push(vec![name, "-".to_owned(), "-".to_owned(), "-".to_owned(), keys]);
+        for (used, keys) in [("requests signed by", &source.secrets), ("events opened by", &source.keys)] {
+            for (key, count) in keys {
+                rows.push(vec![
+                    std::mem::take(&mut name),
+                    used.to_owned(),
+                    shown(key),
+                    whole(count.total),
+                    rate(count.rate, view.has_rates),
+                ]);
+            }
         }
     }
-    table(&["source", "signed by", "together", "per second", "opened by"], rows, [2, 3])
+    table(&["source", "use", "key", "together", "per second"], rows, [3, 4])
 }
 
 fn letters(view: &View, paint: Paint) -> String {
@@ -202,8 +199,10 @@ mod tests {
             "│ request             ┆ 6.2 ms ┆",
             "│ main  ┆         0.0 ┆      0.0 ┆         - / - ┆ open    ┆      16 ┆ 10s: 7",
             "│ sealstream.deliver.main ┆ events         ┆ 3 400 ┆",
-            "│ acme   ┆ s1        ┆      100 ┆        0.0 ┆ k         │",
-            "│        ┆ s2        ┆        0 ┆        0.0 ┆ k         │",
+            "│ acme   ┆ requests signed by ┆ s1       ┆      100 ┆        0.0 │",
+            "│        ┆ requests signed by ┆ s2       ┆        0 ┆        0.0 │",
+            "│        ┆ events opened by   ┆ k        ┆        0 ┆        0.0 │",
+            "│        ┆ events opened by   ┆ k-before ┆       80 ┆        0.0 │",
         ];
         for line in expected {
             assert!(shown.contains(line), "{line} is not in\n{shown}");

@@ -200,7 +200,8 @@ fn check_parts(parts: &Value) {
     for (part, words) in [
         ("requests", "received"),
         ("latency", "request: from head to answer"),
-        ("sources", "acme s1"),
+        ("sources", "acme main requests signed by s1"),
+        ("sources", "events opened by"),
         ("sinks", "closed"),
         ("lanes", "main 1s 0"),
         ("groups", ".deliver.main events"),

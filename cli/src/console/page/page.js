@@ -93,18 +93,19 @@ function edge(view) {
   const rows = [quantiles("request: from head to answer", view.edge.request_seconds), quantiles("Kafka: from record to acknowledgement", view.edge.ack_seconds)];
   put("latency", table([left(""), right("p50"), right("p95"), right("p99")], rows, ""));
   const sources = view.sources.flatMap((source) => {
-    const secrets = Object.entries(source.secrets);
-    const of = ([secret, one], number) => [
+    const signed = Object.entries(source.secrets).map(([secret, one]) => ["requests signed by", secret, one]);
+    const opened = Object.entries(source.keys).map(([key, one]) => ["events opened by", key, one]);
+    const of = ([use, key, one], number) => [
       number === 0 ? source.name : "",
-      secret,
+      number === 0 ? source.sinks.join(", ") || "–" : "",
+      use,
+      key,
       one.total === 0 ? make("span", { class: "tag" }, "unused") : count(one.total),
       rate(one.rate),
-      source.keys.join(", ") || "–",
-      source.sinks.join(", ") || "–",
     ];
-    return secrets.length > 0 ? secrets.map(of) : [[source.name, "–", "–", "–", source.keys.join(", "), source.sinks.join(", ")]];
+    return [...signed, ...opened].map(of);
   });
-  put("sources", table([left("Source"), left("Signed by"), right("Requests"), right("Per second"), left("Opened by"), left("Sinks")], sources, "no sources"));
+  put("sources", table([left("Source"), left("Sinks"), left("Use"), left("Key"), right("Since the nodes' starts"), right("Per second")], sources, "no sources"));
   const named = (counts, kind) => counted(counts).map((row) => [`${kind}: ${row[0]}`, ...row.slice(1)]);
   const refused = [...named(view.edge.verification_failures, "not verified"), ...named(view.edge.rate_limited, "rate limit")];
   put("refusals", table([left("Why"), right("Since the nodes' starts"), right("Per second")], refused, "nothing was refused"));
