@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+mod decode;
 pub mod envelope;
 pub mod hardening;
 pub mod http_client;

@@ -39,10 +39,11 @@ mod marker;
 
 use std::fmt;
 
-use data_encoding::{BASE64URL_NOPAD, Encoding, HEXLOWER};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::decode::exactly;
 use crate::id::{KeyId, KeyedId, SinkId, SourceId};
 use crate::secret::Secret;
 use crate::topics::Topic;
@@ -387,17 +388,7 @@ fn claimed<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>, wanted: &
 
 fn parse_mac(text: &[u8]) -> Option<(&str, [u8; 32])> {
     let (id, text) = std::str::from_utf8(text).ok()?.strip_prefix("1:")?.split_once(':')?;
-    Some((id, decoded(&BASE64URL_NOPAD, text)?))
-}
-
-/// The bytes of a text, if they are as many.
-fn decoded<const N: usize>(encoding: &Encoding, text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if encoding.decode_len(text.len()) != Ok(N) {
-        return None;
-    }
-    encoding.decode_mut(text.as_bytes(), &mut bytes).ok()?;
-    Some(bytes)
+    Some((id, exactly(&BASE64URL_NOPAD, text.as_bytes())?))
 }
 
 fn mac(key: &Hmac<Sha256>, topic: &Topic, covered: &Covered, value: &[u8]) -> Hmac<Sha256> {
@@ -511,7 +502,7 @@ impl<'a> Raw<'a> {
 
     fn keyed_id(&self, field: Field) -> Result<Option<KeyedId>, RecordError> {
         let Some(text) = self.optional(field)? else { return Ok(None) };
-        Ok(Some(KeyedId(decoded(&HEXLOWER, text).ok_or(RecordError::Malformed)?)))
+        Ok(Some(KeyedId(exactly(&HEXLOWER, text.as_bytes()).ok_or(RecordError::Malformed)?)))
     }
 
     fn head(&self) -> Result<Head, RecordError> {

@@ -17,6 +17,7 @@ use http::HeaderName;
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use crate::decode::exactly;
 use crate::secret::Secret;
 
 /// The header of the signatures.
@@ -170,10 +171,7 @@ impl Signatures {
         for part in header.split(|&byte| byte == b',') {
             let hex = part.strip_prefix(b"v1=").or_else(|| part.strip_prefix(b"sha256=")).unwrap_or(part);
             let slot = macs.get_mut(len).ok_or(SignaturesError)?;
-            // The length first: `decode_mut` panics when the output's length is not half of the input's.
-            if hex.len() != 2 * MAC_LEN || HEXLOWER.decode_mut(hex, slot).is_err() {
-                return Err(SignaturesError);
-            }
+            *slot = exactly(&HEXLOWER, hex).ok_or(SignaturesError)?;
             len += 1;
         }
         Ok(Self { macs, len })

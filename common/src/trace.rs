@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
 
+use crate::decode::exactly;
+
 /// Length of a `traceparent` as it is written here, in bytes.
 pub const TRACEPARENT_BYTES: usize = 55;
 
@@ -79,11 +81,7 @@ impl fmt::Display for TraceContext {
 }
 
 fn hex<const N: usize>(text: &[u8]) -> Result<[u8; N], TraceContextError> {
-    let mut bytes = [0; N];
-    match HEXLOWER.decode_mut(text, &mut bytes) {
-        Ok(len) if len == N => Ok(bytes),
-        Ok(_) | Err(_) => Err(TraceContextError),
-    }
+    exactly(&HEXLOWER, text).ok_or(TraceContextError)
 }
 
 #[cfg(test)]

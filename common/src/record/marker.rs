@@ -17,7 +17,9 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::{Covered, Failure, Field, Head, Raw, RecordError, VERSION, decoded, number};
+use crate::decode::exactly;
+
+use super::{Covered, Failure, Field, Head, Raw, RecordError, VERSION, number};
 
 /// Says that a letter was redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +114,7 @@ impl Raw<'_> {
         if self.0.iter().flatten().count() != 4 {
             return Err(RecordError::Malformed);
         }
-        let letter = decoded(&HEXLOWER, self.text(Field::LetterId)?).ok_or(RecordError::Malformed)?;
+        let letter = exactly(&HEXLOWER, self.text(Field::LetterId)?.as_bytes()).ok_or(RecordError::Malformed)?;
         Ok(Marker {
             place: self.parsed(Field::Letter)?,
             letter: LetterId(letter),
