@@ -30,6 +30,11 @@ pub struct Record {
     pub value: Vec<u8>,
 }
 
+/// Headers that a test may keep and alter.
+pub fn owned<'h>(headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Vec<(String, Vec<u8>)> {
+    headers.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+}
+
 impl Record {
     fn of(partition: i32, incoming: Incoming<'_>) -> Self {
         Self {
@@ -37,7 +42,7 @@ impl Record {
             offset: incoming.offset(),
             time_ms: incoming.time_ms(),
             key: incoming.key().map(<[u8]>::to_vec),
-            headers: incoming.headers().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+            headers: owned(incoming.headers()),
             value: incoming.value().to_vec(),
         }
     }

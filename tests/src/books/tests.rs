@@ -6,6 +6,7 @@ use open::seal_native;
 
 use super::*;
 use crate::client::payload;
+use crate::topic::owned;
 
 /// Books of three events that went through as they should: to the sink, and the third into `dead`.
 struct World {
@@ -111,7 +112,7 @@ fn record(partition: i32, offset: usize, headers: &Headers, body: &[u8]) -> Reco
         offset: i64::try_from(offset).unwrap(),
         time_ms: 1,
         key: None,
-        headers: headers.iter().map(|(name, text)| (name.to_owned(), text.to_vec())).collect(),
+        headers: owned(headers.iter()),
         value: body.to_vec(),
     }
 }

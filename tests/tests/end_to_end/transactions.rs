@@ -16,7 +16,7 @@ use tests::broker::OwnBroker;
 use tests::load::{Load, LoadPlan};
 use tests::plan::Plan;
 use tests::stack::Stack;
-use tests::topic::{Record, ends};
+use tests::topic::{Record, ends, owned};
 use tests::wait::until;
 use tokio::process::Command;
 
@@ -76,8 +76,7 @@ fn redriven(stack: &Stack, record: &Record) -> Result<(Topic, Record)> {
     let sink = "out".parse()?;
     head.retry = Some(Retry { sink, first_seen_ms: record.time_ms, redrive: 1, attempt: 0, hop: 0, due_ms: None });
     let lane = stack.config().retry_topics(&"out".parse()?).next().context("there is a retry lane")?;
-    let headers = keys.seal(&lane, &head, &record.value);
-    let headers = headers.iter().map(|(name, text)| (name.to_owned(), text.to_vec())).collect();
+    let headers = owned(keys.seal(&lane, &head, &record.value).iter());
     Ok((lane, Record { headers, ..record.clone() }))
 }
 
