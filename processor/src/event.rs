@@ -90,9 +90,12 @@ pub fn find_all<const N: usize>(json: &[u8], pointers: [&Pointer; N]) -> Option<
     Some(found)
 }
 
-/// What is left of each pointer, if it leads through the value that is read now. What it finds goes to its place.
+/// What is left of each pointer, if it leads through the value that is read now.
+type Left<'a, const N: usize> = [Option<&'a [String]>; N];
+
+/// Follows them through a value. What a pointer finds goes to its place.
 struct Steps<'a, 'f, const N: usize> {
-    left: [Option<&'a [String]>; N],
+    left: Left<'a, N>,
     found: &'f mut [Found; N],
 }
 
@@ -189,10 +192,10 @@ impl<const N: usize> Steps<'_, '_, N> {
 }
 
 /// Reads a member's name, and answers what is left below it.
-struct Name<'l, 'a, const N: usize>(&'l [Option<&'a [String]>; N]);
+struct Name<'l, 'a, const N: usize>(&'l Left<'a, N>);
 
 impl<'de, 'a, const N: usize> DeserializeSeed<'de> for Name<'_, 'a, N> {
-    type Value = [Option<&'a [String]>; N];
+    type Value = Left<'a, N>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
@@ -200,7 +203,7 @@ impl<'de, 'a, const N: usize> DeserializeSeed<'de> for Name<'_, 'a, N> {
 }
 
 impl<'a, const N: usize> Visitor<'_> for Name<'_, 'a, N> {
-    type Value = [Option<&'a [String]>; N];
+    type Value = Left<'a, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a member's name")
@@ -212,10 +215,7 @@ impl<'a, const N: usize> Visitor<'_> for Name<'_, 'a, N> {
 }
 
 /// What is left of those pointers that lead to the member or element of this name.
-fn below<'a, const N: usize>(
-    left: &[Option<&'a [String]>; N],
-    is_it: impl Fn(&str) -> bool,
-) -> [Option<&'a [String]>; N] {
+fn below<'a, const N: usize>(left: &Left<'a, N>, is_it: impl Fn(&str) -> bool) -> Left<'a, N> {
     left.map(|left| {
         let (name, left) = left?.split_first()?;
         is_it(name).then_some(left)
