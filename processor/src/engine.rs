@@ -23,6 +23,8 @@ use common::clock::Clock;
 use common::kafka::consumer::{Assigned, Commit, Die, Doubt, Handler, Incoming, More, TopicPartition, Waker};
 use common::shutdown::Group as Tasks;
 use common::topics::Topic;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -38,6 +40,9 @@ use crate::outcome::Outcome;
 pub use opening::{ColdIndex, IndexSettings, KeyOf};
 pub use throttle::Throttle;
 pub use turn::Turn;
+
+/// Runs that are one task: what wakes several of them wakes it once. More would keep what they compute on fewer cores.
+const RUNS_TOGETHER: usize = 16;
 
 /// What is done with the records of a group.
 pub trait Work: Send + Sync + 'static {
@@ -332,13 +337,22 @@ impl<W: Work> Engine<W> {
         let engine = self.clone();
         let _runtime = self.surroundings.runtime.enter();
         self.surroundings.tasks.spawn("dispatch", async move {
-            for (turn, item) in admitted {
-                engine.surroundings.tasks.spawn("dispatch", engine.clone().run(turn, item));
+            let mut admitted = admitted.into_iter();
+            loop {
+                let runs: FuturesUnordered<_> =
+                    admitted.by_ref().take(RUNS_TOGETHER).map(|(turn, item)| engine.clone().run(turn, item)).collect();
+                if runs.is_empty() {
+                    return;
+                }
+                engine.surroundings.tasks.spawn("dispatch", runs.for_each(|()| std::future::ready(())));
             }
         });
     }
 
     async fn run(self: Arc<Self>, mut turn: Turn, item: W::Item) {
+        let place = turn.place();
+        // From the beginning: a run that panics takes those of its task with it.
+        let unfinished = turn::Unfinished::new(&self.surroundings.die, &place);
         // The lease comes last: it must hold when the effect begins, however long the pass took. And no pass is kept while
         // the lease is waited for: a run of another group may have one.
         let pass = loop {
@@ -352,8 +366,6 @@ impl<W: Work> Engine<W> {
                 return;
             }
         };
-        let place = turn.place();
-        let unfinished = turn::Unfinished::new(&self.surroundings.die, &place);
         turn.watch(self.clone());
         let outcome = self.work.run(turn, item, pass).await;
         unfinished.finished();

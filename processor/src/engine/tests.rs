@@ -49,6 +49,8 @@ struct Bench {
     hand: common::clock::ManualClock,
     tick_ms: Arc<AtomicU64>,
     at: TopicPartition,
+    /// Why the process would have ended, of runs that panicked. Any other doubt fails the test.
+    panics: Arc<Mutex<Vec<String>>>,
 }
 
 impl Bench {
@@ -75,7 +77,12 @@ impl Bench {
             dispatch_timeout: Duration::from_secs(10),
             guard,
         };
-        let die: Die = Arc::new(|Doubt(why)| panic!("in doubt: {why}"));
+        let panics = Arc::new(Mutex::new(Vec::new()));
+        let told = panics.clone();
+        let die: Die = Arc::new(move |Doubt(why)| {
+            assert!(std::thread::panicking(), "in doubt: {why}");
+            told.lock().push(why);
+        });
         let surroundings = Surroundings { clock, tasks: Tasks::new(), runtime: Handle::current(), die };
         let work = Arc::new(ByHand::default());
         let engine = Engine::new(work.clone(), vec![lane], settings, surroundings, None, Waker::new())
@@ -83,7 +90,7 @@ impl Bench {
         let tick_ms = Arc::new(AtomicU64::new(0));
         engine.watch_tick(tick_ms.clone());
         let at = TopicPartition { topic: "events".into(), partition: 3 };
-        let bench = Self { work, handler: EngineHandler(engine.clone()), engine, hand, tick_ms, at };
+        let bench = Self { work, handler: EngineHandler(engine.clone()), engine, hand, tick_ms, at, panics };
         bench.assign(0, "");
         bench.commit();
         bench
@@ -114,10 +121,15 @@ impl Bench {
 
     /// A record of the age that a lane's delay makes due.
     fn offer(&self, offset: i64, time_ms: u64) -> More {
-        let inspected = Inspected::Run { key: None, item: offset };
-        let more = self.engine.take(&self.at, Held { offset, time_ms, inspected });
+        let more = self.take(offset, time_ms);
         self.handler.turned();
         more
+    }
+
+    /// The same without the end of the turn over the partitions.
+    fn take(&self, offset: i64, time_ms: u64) -> More {
+        let inspected = Inspected::Run { key: None, item: offset };
+        self.engine.take(&self.at, Held { offset, time_ms, inspected })
     }
 
     fn advance(&self, by: Duration) {
@@ -158,6 +170,37 @@ impl Bench {
         let state = self.engine.state.lock();
         Engine::<Arc<ByHand>>::sending(&state, std::slice::from_ref(&self.at))
     }
+}
+
+#[tokio::test]
+async fn a_run_that_panics_ends_the_process_and_so_does_one_that_goes_down_with_it() {
+    let bench = Bench::new(0, 1024);
+    bench.work.barred.send_replace(vec![1]);
+    assert_eq!([bench.take(0, NOW_MS), bench.take(1, NOW_MS)], [More::Yes, More::Yes]);
+    bench.handler.turned();
+    bench.started(0).await;
+    bench.work.under_way.lock().remove(&0);
+    bench.until("the process ends", || bench.panics.lock().len() == 2).await;
+    // The one that waited had not begun: nobody would have missed it.
+    let of = |offset| format!("the run of events-3 offset {offset} panicked");
+    assert_eq!(*bench.panics.lock(), [of(0), of(1)]);
+}
+
+#[tokio::test]
+async fn runs_of_one_task_end_each_for_itself() {
+    let bench = Bench::new(0, 1024);
+    let count = 3;
+    for offset in 0..count {
+        assert_eq!(bench.take(offset, NOW_MS), More::Yes);
+    }
+    bench.handler.turned();
+    bench.started(2).await;
+    bench.end(2, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 0);
+    bench.end(0, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, 1);
+    bench.end(1, Some(Outcome::Delivered)).await;
+    assert_eq!(bench.commit().base, count);
 }
 
 #[tokio::test]
