@@ -40,7 +40,6 @@ use common::admin::{self, Health};
 use common::clock::Clock;
 use common::config::{Mistake, Mistakes};
 use common::kafka::client::{ClientError, KafkaConfig};
-use common::kafka::producer::Producer;
 use common::reload::{Facts, Marks, Reading, Ready, Reload, Reloader};
 use common::shutdown::Group;
 use common::spans::{ExportError, Tracer};
@@ -56,7 +55,7 @@ pub use scheme::Scheme;
 
 use edge::Edge;
 use metrics::EdgeMetrics;
-use publish::Publisher;
+use publish::{Producers, Publisher};
 use rate::exchange::Store;
 use server::Server;
 use settings::Settings;
@@ -258,24 +257,24 @@ impl Reloading {
         let settings = Settings::load(config, Some(&in_effect), &self.edge.metrics, &self.edge.clock)?;
         let same = settings.credentials == in_effect.credentials;
         let kafka = KafkaConfig { bootstrap: self.running.kafka.bootstrap.clone(), ..config.kafka.clone() };
-        let producer = if same { None } else { Some((self.producer(&kafka)?, kafka)) };
+        let producers = if same { None } else { Some((self.producers(&kafka)?, kafka)) };
         let facts = Facts { restart: config.restart_keys(&self.running), expiries: settings.expiries.clone() };
         let (edge, server, group) = (self.edge.clone(), self.server.clone(), self.group.clone());
         let apply = move || {
-            if let Some((producer, kafka)) = producer {
-                edge.publisher.replace(producer, kafka, &group);
+            if let Some((producers, kafka)) = producers {
+                edge.publisher.replace(producers, kafka, &group);
             }
             server.apply(settings);
         };
         Ok(Ready { apply: Box::new(apply), facts })
     }
 
-    /// A producer with other credentials, which has seen the inbox. Blocks.
-    fn producer(&self, kafka: &KafkaConfig) -> Result<Producer, Mistakes> {
+    /// Producers with other credentials, which have seen the inbox. Blocks.
+    fn producers(&self, kafka: &KafkaConfig) -> Result<Producers, Mistakes> {
         let wrong = |cause: String| Mistakes::from(Mistake::new("kafka", cause));
-        let producer = publish::producer(kafka, &self.running.publish).map_err(|error| wrong(error.to_string()))?;
-        match self.edge.publisher.reaches_inbox_by(&producer, PROBE_DEADLINE) {
-            Ok(_) => Ok(producer),
+        let producers = Producers::new(kafka, &self.running.publish).map_err(|error| wrong(error.to_string()))?;
+        match self.edge.publisher.reaches_inbox_by(&producers, PROBE_DEADLINE) {
+            Ok(_) => Ok(producers),
             Err(error) => Err(wrong(format!("the brokers are not reached with the new credentials: {error}"))),
         }
     }

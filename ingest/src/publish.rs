@@ -1,4 +1,8 @@
 //! Handing a record to Kafka, and knowing that it is there: no success without the acknowledgement of all in-sync replicas.
+//!
+//! Records are not sent idempotently. One whose answer was lost with a connection may be in the log twice, as if its sender had
+//! sent it twice: processors recognise it. An idempotent producer would cost a quarter more of the CPU, most of it for waiting,
+//! and make every record wait for the answer to those before it: see [`ProducerSettings::idempotent`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +29,8 @@ const DENIAL_MS: u64 = 60_000;
 /// Publishes to the inbox. Cheap to clone; flush it before the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Publisher {
-    producer: Arc<ArcSwap<Producer>>,
-    /// What the producer was made from.
+    producers: Arc<ArcSwap<Producers>>,
+    /// What they were made from.
     kafka: Arc<ArcSwap<KafkaConfig>>,
     config: config::Publish,
     inbox: Arc<str>,
@@ -46,7 +50,7 @@ impl Publisher {
         clock: &Clock,
     ) -> Result<Self, ClientError> {
         Ok(Self {
-            producer: Arc::new(ArcSwap::from_pointee(producer(kafka, config)?)),
+            producers: Arc::new(ArcSwap::from_pointee(Producers::new(kafka, config)?)),
             kafka: Arc::new(ArcSwap::from_pointee(kafka.clone())),
             config: config.clone(),
             inbox: Topic::Inbox.name(prefix).into(),
@@ -56,24 +60,24 @@ impl Publisher {
         })
     }
 
-    /// Publishes through this producer from now on. The one before goes once everything in it was answered for.
-    pub(crate) fn replace(&self, producer: Producer, kafka: KafkaConfig, group: &Group) {
+    /// Publishes through these producers from now on. Those before go once everything in them was answered for.
+    pub(crate) fn replace(&self, producers: Producers, kafka: KafkaConfig, group: &Group) {
         self.kafka.store(Arc::new(kafka));
-        let before = self.producer.swap(Arc::new(producer));
+        let before = self.producers.swap(Arc::new(producers));
         self.denied_ms.store(0, Ordering::Relaxed);
         group.spawn("former_producer", retire(before, self.ack_deadline));
     }
 
-    /// Makes another producer if this one is spent: a right that was missing may be there by now. Whether it was spent.
+    /// Makes other producers if these are spent: a right that was missing may be there by now. Whether they were spent.
     pub(crate) fn mend(&self, group: &Group) -> bool {
-        if self.producer.load().spent().is_none() {
+        if self.producers.load().asks.spent().is_none() {
             return false;
         }
         let kafka = KafkaConfig::clone(&self.kafka.load());
-        match producer(&kafka, &self.config) {
-            Ok(producer) => {
+        match Producers::new(&kafka, &self.config) {
+            Ok(producers) => {
                 tracing::warn!("the producer had failed for good: there is another one");
-                self.replace(producer, kafka, group);
+                self.replace(producers, kafka, group);
             }
             Err(error) => tracing::warn!(%error, "the producer has failed for good, and there can be no other"),
         }
@@ -96,12 +100,12 @@ impl Publisher {
         let (record, handed_over) = (charged.into_record(), self.clock.monotonic());
         let outgoing = Outgoing { topic: &self.inbox, partition: None, key: None, value: record.value() };
         // Held until the answer: the last handle of a producer purges what is in it.
-        let producer = self.producer.load_full();
-        let sent = producer.send(outgoing, record.headers());
+        let producers = self.producers.load_full();
+        let sent = producers.sends.send(outgoing, record.headers());
         // The producer has a copy: while it is on its way there is no second one.
         let permit = record.into_permit();
         async move {
-            let _held = (producer, permit);
+            let _held = (producers, permit);
             // The library has the same deadline, but looks at it only now and then.
             let ack = match tokio::time::timeout(self.ack_deadline, sent?).await {
                 Ok(acknowledged) => self.note(acknowledged)?,
@@ -132,76 +136,92 @@ impl Publisher {
     /// Why no record gets into the inbox; `None` if a broker answers, the inbox exists, and nothing says that records are
     /// refused. Blocks.
     pub(crate) fn inbox_fault(&self, deadline: Duration) -> Option<String> {
-        let producer = self.producer.load_full();
-        match self.reaches_inbox_by(&producer, deadline) {
+        let producers = self.producers.load_full();
+        match self.reaches_inbox_by(&producers, deadline) {
             Ok(0) => Some("the topic has no partitions".to_owned()),
-            Ok(_) => self.refusal(&producer),
+            Ok(_) => self.refusal(&producers),
             Err(error) => Some(error.to_string()),
         }
     }
 
     /// Why the brokers take no records. A topic that may be seen need not be one that may be written to.
-    fn refusal(&self, producer: &Producer) -> Option<String> {
+    fn refusal(&self, producers: &Producers) -> Option<String> {
         let denied_ms = self.denied_ms.load(Ordering::Relaxed);
         let was_denied = denied_ms != 0 && self.now_ms().saturating_sub(denied_ms) < DENIAL_MS;
         let denied = || format!("records are refused: ingest's user needs the right Write on the topic {}", self.inbox);
-        match producer.spent() {
+        match producers.asks.spent() {
             Some(error) if error.is_denied() => Some(denied()),
             Some(error) => Some(format!("the producer has failed for good: {error}")),
             None => was_denied.then(denied),
         }
     }
 
-    /// Asks for the inbox by another producer: how many partitions it has. Blocks.
+    /// Asks for the inbox by other producers: how many partitions it has. Blocks.
     pub(crate) fn reaches_inbox_by(
         &self,
-        producer: &Producer,
+        producers: &Producers,
         deadline: Duration,
     ) -> Result<usize, impl std::error::Error + use<>> {
-        producer.partitions(&self.inbox, deadline)
+        producers.sends.partitions(&self.inbox, deadline)
     }
 
     /// Records that wait for the brokers' acknowledgement.
     pub(crate) fn waiting(&self) -> usize {
-        self.producer.load().in_flight()
+        self.producers.load().sends.in_flight()
     }
 
     /// Waits until everything handed over was answered for, and says whether it was. Blocks.
     pub(crate) fn flush(&self, deadline: Duration) -> bool {
-        let producer = self.producer.load_full();
-        match producer.flush(deadline) {
+        self.producers.load_full().flush(deadline)
+    }
+}
+
+/// What the inbox is written with.
+pub(crate) struct Producers {
+    /// Sends the records.
+    sends: Producer,
+    /// Sends nothing. An idempotent producer asks the brokers for leave when it connects, so that a right that is missing is
+    /// known before the first record.
+    asks: Producer,
+}
+
+impl Producers {
+    /// Producers as configured; they connect in the background.
+    pub(crate) fn new(kafka: &KafkaConfig, config: &config::Publish) -> Result<Self, ClientError> {
+        let settings = ProducerSettings {
+            ack_deadline: config.ack_deadline,
+            linger: config.linger,
+            queue_records: config.queue_records,
+            queue_kib: u32::try_from(config.queue_bytes.as_u64() / 1024).unwrap_or(u32::MAX),
+            idempotent: false,
+        };
+        let sends = Producer::new(kafka, &settings)?;
+        Ok(Self { sends, asks: Producer::new(kafka, &ProducerSettings { idempotent: true, ..settings })? })
+    }
+
+    fn flush(&self, deadline: Duration) -> bool {
+        match self.sends.flush(deadline) {
             Ok(()) => true,
             Err(error) => {
                 // Nobody was told that these records are stored.
-                tracing::warn!(%error, records = producer.in_flight(), "not everything could be flushed");
+                tracing::warn!(%error, records = self.sends.in_flight(), "not everything could be flushed");
                 false
             }
         }
     }
 }
 
-/// A producer as configured; it connects in the background.
-pub(crate) fn producer(kafka: &KafkaConfig, config: &config::Publish) -> Result<Producer, ClientError> {
-    let settings = ProducerSettings {
-        ack_deadline: config.ack_deadline,
-        linger: config.linger,
-        queue_records: config.queue_records,
-        queue_kib: u32::try_from(config.queue_bytes.as_u64() / 1024).unwrap_or(u32::MAX),
-    };
-    Producer::new(kafka, &settings)
-}
-
-/// Waits until no request holds a producer any more, which each does no longer than it waits for its acknowledgement.
-async fn retire(mut producer: Arc<Producer>, ack_deadline: Duration) {
+/// Waits until no request holds producers any more, which each does no longer than it waits for its acknowledgement.
+async fn retire(mut producers: Arc<Producers>, ack_deadline: Duration) {
     loop {
-        match Arc::try_unwrap(producer) {
+        match Arc::try_unwrap(producers) {
             Ok(last) => {
-                // Requests that nobody waits for may still be in it. Flushing blocks, and so does the drop.
-                let flush = move || last.flush(ack_deadline).is_ok();
+                // Requests that nobody waits for may still be in them. Flushing blocks, and so does the drop.
+                let flush = move || last.flush(ack_deadline);
                 let flushed = tokio::task::spawn_blocking(flush).await.unwrap_or(false);
                 return tracing::debug!(flushed, "the former producer is gone");
             }
-            Err(held) => producer = held,
+            Err(held) => producers = held,
         }
         tokio::time::sleep(RETIRE_PAUSE).await;
     }

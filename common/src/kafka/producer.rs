@@ -1,4 +1,4 @@
-//! The producer: idempotent, acknowledged by all in-sync replicas, one future per record.
+//! The producer: acknowledged by all in-sync replicas, one future per record, idempotent unless told otherwise.
 //!
 //! This is the only file that names rdkafka's producer. A full local queue is an error at once: waiting for room is the
 //! caller's choice. A record whose ack did not come in time may still be in the log, so callers must treat that error as
@@ -37,6 +37,10 @@ pub struct ProducerSettings {
     pub queue_records: u32,
     /// Most bytes waiting in the local queue, in KiB.
     pub queue_kib: u32,
+    /// Whether a record is in the log once although it was sent again, because its answer was lost with the connection. The
+    /// library then has one request for each partition under way at a time, and while more records wait for it, it asks again
+    /// and again without a pause whether the answer has come.
+    pub idempotent: bool,
 }
 
 impl Default for ProducerSettings {
@@ -46,6 +50,7 @@ impl Default for ProducerSettings {
             linger: Duration::from_millis(1),
             queue_records: 100_000,
             queue_kib: 256 * 1024,
+            idempotent: true,
         }
     }
 }
@@ -150,7 +155,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// An idempotent producer. Cheap to share behind an `Arc`; flush it before the last handle is dropped.
+/// A producer. Cheap to share behind an `Arc`; flush it before the last handle is dropped.
 pub struct Producer(ThreadedProducer<Deliveries>);
 
 impl Producer {
@@ -162,7 +167,7 @@ impl Producer {
     fn config(kafka: &KafkaConfig, settings: &ProducerSettings) -> Result<ClientConfig, ClientError> {
         let mut config = kafka.settings()?;
         config.set("acks", "all");
-        config.set("enable.idempotence", "true");
+        config.set("enable.idempotence", settings.idempotent.to_string());
         config.set("compression.type", "none"); // ciphertext does not compress
         config.set("delivery.timeout.ms", settings.ack_deadline.as_millis().to_string());
         config.set("linger.ms", (settings.linger.as_secs_f64() * 1000.0).to_string());
@@ -195,8 +200,8 @@ impl Producer {
         Ok(Delivery(answer))
     }
 
-    /// Why it is of no more use, whatever happens: the brokers did not let it begin, or have lost track of it. Nothing is
-    /// sent by it any more. It asks them to begin when it is connected, not before its first record.
+    /// Why an idempotent one is of no more use, whatever happens: the brokers did not let it begin, or have lost track of it.
+    /// Nothing is sent by it any more. It asks them to begin when it is connected, not before its first record.
     pub fn spent(&self) -> Option<ProduceError> {
         let (code, _) = self.0.client().fatal_error()?;
         Some(ProduceError::Unavailable(KafkaError::MessageProduction(code)))
@@ -274,8 +279,8 @@ impl TransactionalProducer {
         transactional_id: &str,
     ) -> Result<Self, TransactionError> {
         // The library refuses a record that may outlive its transaction.
-        let settings =
-            ProducerSettings { ack_deadline: settings.ack_deadline.min(TRANSACTION_TIMEOUT), ..settings.clone() };
+        let ack_deadline = settings.ack_deadline.min(TRANSACTION_TIMEOUT);
+        let settings = ProducerSettings { ack_deadline, idempotent: true, ..settings.clone() };
         let mut config = Producer::config(kafka, &settings)?;
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
