@@ -61,10 +61,14 @@ fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-/// What the product's producers are told.
-fn producer(bootstrap: &str) -> ClientConfig {
+/// How long records wait for company in the product's producers, unless they are told otherwise.
+pub const LINGER: Duration = Duration::from_millis(1);
+
+/// What the product's producers are told. Ingest's is not idempotent.
+fn producer(bootstrap: &str, linger: Duration, idempotent: bool) -> ClientConfig {
     let mut config = client(bootstrap);
-    config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "1");
+    config.set("acks", "all").set("enable.idempotence", idempotent.to_string());
+    config.set("linger.ms", (linger.as_secs_f64() * 1000.0).to_string());
     config.set("compression.type", "none").set("queue.buffering.max.messages", "100000");
     config
 }

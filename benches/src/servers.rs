@@ -66,13 +66,23 @@ pub struct Shape {
     pub sources: u32,
     /// Secrets of each of them. The last one is used.
     pub secrets: u32,
+    /// How long records wait for company, in microseconds.
+    pub linger_us: u32,
     /// More words for `sealstream load`.
     pub load: String,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { connections: 64, body_bytes: 1024, partitions: 8, sources: 1, secrets: 1, load: String::new() }
+        Self {
+            connections: 64,
+            body_bytes: 1024,
+            partitions: 8,
+            sources: 1,
+            secrets: 1,
+            linger_us: 1000,
+            load: String::new(),
+        }
     }
 }
 
@@ -281,6 +291,7 @@ impl<'a> Servers<'a> {
         };
         if contender == Contender::Kafka {
             command.args(["--topic", &format!("{prefix}.inbox")]);
+            command.args(["--linger-us", &shape.linger_us.to_string()]);
         }
         command.current_dir(self.dir);
         Ok(command)
@@ -325,9 +336,11 @@ admin.address = "{}"
 kafka.bootstrap = "{bootstrap}"
 topics.prefix = "{prefix}"
 drain.notice = "1ms"
+publish.linger = "{}us"
 pipeline.edge_key = {{ id = "edge-1", file = "secrets/edge-1.key" }}
 "#,
         ports::free(),
+        shape.linger_us,
     );
     if shape.connections > CONNECTIONS_DEFAULT {
         let connections = u32::from(shape.connections) + 16;

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use benches::floor::consume::{Consume, Work};
@@ -33,6 +34,9 @@ enum Floor {
         /// Publish each body to this topic first, and wait for the acknowledgement
         #[arg(long)]
         topic: Option<String>,
+        /// How long they wait for company, in microseconds
+        #[arg(long, default_value_t = 1000)]
+        linger_us: u32,
     },
     /// Read every record of a topic and write it to another
     Consume {
@@ -70,10 +74,11 @@ enum Floor {
 #[tokio::main]
 async fn main() -> Result<()> {
     let took = match Arguments::parse().floor {
-        Floor::Serve { listen, certificate, key, topic } => {
+        Floor::Serve { listen, certificate, key, topic, linger_us } => {
             let bootstrap = || environment::kafka().map(|kafka| kafka.bootstrap);
             let publish = topic.map(|topic| Ok::<_, anyhow::Error>((bootstrap()?, topic))).transpose()?;
-            return Serve { listen, tls: certificate.zip(key), publish }.run().await;
+            let linger = Duration::from_micros(linger_us.into());
+            return Serve { listen, tls: certificate.zip(key), publish, linger }.run().await;
         }
         Floor::Consume { input, output, partitions, records, open, dir, unseal } => {
             let work = match open.zip(dir) {

@@ -1,4 +1,4 @@
-//! How ingest's cost grows: with connections, sizes, sources, secrets and partitions, one at a time, beside the server of hyper,
+//! How ingest's cost grows: with connections, sizes, sources, secrets, partitions and linger, one at a time, beside the server of hyper,
 //! rustls and rdkafka that checks nothing; and what an idle connection keeps in memory: `./x bench scale`.
 #![allow(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
@@ -30,6 +30,9 @@ struct Options {
     /// The largest value of each curve
     #[arg(long, value_name = "N", default_value_t = u32::MAX)]
     up_to: u32,
+    /// Requests a second; without it each connection sends as soon as it has its answer
+    #[arg(long)]
+    rate: Option<f64>,
     /// Idle connections
     #[arg(long, default_value_t = 10_000)]
     idle: u16,
@@ -44,7 +47,7 @@ struct Curve {
     shape: fn(Shape, u32) -> Shape,
 }
 
-const CURVES: [Curve; 5] = [
+const CURVES: [Curve; 6] = [
     Curve {
         name: "connections",
         values: &[10, 64, 256, 1000, 4000, 10_000],
@@ -57,6 +60,7 @@ const CURVES: [Curve; 5] = [
     },
     Curve { name: "sources", values: &[1, 10, 100, 1000, 10_000], shape: |shape, n| Shape { sources: n, ..shape } },
     Curve { name: "secrets", values: &[1, 2, 3, 4, 5], shape: |shape, n| Shape { secrets: n, ..shape } },
+    Curve { name: "linger-us", values: &[0, 250, 1000, 4000], shape: |shape, n| Shape { linger_us: n, ..shape } },
     Curve {
         name: "partitions",
         values: &[1, 4, 16, 64],
@@ -99,6 +103,7 @@ async fn measure(servers: &mut Servers<'_>, curve: &Curve, options: &Options) ->
         "floor's CPU µs",
         "ingest ÷ floor",
         "broker µs",
+        "p50 ms",
         "p99 ms",
         "RSS MiB",
     ]);
@@ -108,12 +113,17 @@ async fn measure(servers: &mut Servers<'_>, curve: &Curve, options: &Options) ->
         let (mut floor, mut ingest): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
         for round in 0..options.rounds {
             eprintln!("{} {value}, round {} of {}", curve.name, round + 1, options.rounds);
-            floor.push(servers.steady(Contender::Kafka, &shape, times).await?);
-            ingest.push(servers.steady(Contender::Ingest, &shape, times).await?);
+            for (contender, runs) in [(Contender::Kafka, &mut floor), (Contender::Ingest, &mut ingest)] {
+                runs.push(match options.rate {
+                    Some(rate) => servers.run(contender, &shape, times, Some(rate)).await?,
+                    None => servers.steady(contender, &shape, times).await?,
+                });
+            }
         }
         let cpu = |runs: &[Run]| runs.iter().map(|run| run.cpu_us).collect::<Vec<_>>();
         let of = |pick: fn(&Run) -> f64| median(ingest.iter().map(pick));
         let (floor_cpu, against) = (median(cpu(&floor)), ratio(&cpu(&ingest), &cpu(&floor)));
+        let p50 = |run: &Run| run.latency_ms.map_or(f64::NAN, |times| times.p50);
         let p99 = |run: &Run| run.latency_ms.map_or(f64::NAN, |times| times.p99);
         let columns = [
             of(|run| run.received_per_second),
@@ -123,6 +133,7 @@ async fn measure(servers: &mut Servers<'_>, curve: &Curve, options: &Options) ->
             floor_cpu,
             against,
             of(|run| run.broker_cpu_us),
+            of(p50),
             of(p99),
             of(|run| run.resident_mib),
         ];

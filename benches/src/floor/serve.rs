@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Serve {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The brokers and the topic that bodies are published to.
     pub publish: Option<(String, String)>,
+    /// How long those wait for company.
+    pub linger: Duration,
 }
 
 struct Answering;
@@ -57,7 +60,9 @@ impl Serve {
     /// Serves until the process is ended.
     pub async fn run(self) -> Result<()> {
         let publisher: Publisher = match self.publish {
-            Some((bootstrap, topic)) => Some(Arc::new((producer(&bootstrap).create_with_context(Answering)?, topic))),
+            Some((bootstrap, topic)) => {
+                Some(Arc::new((producer(&bootstrap, self.linger, false).create_with_context(Answering)?, topic)))
+            }
             None => None,
         };
         let tls = match &self.tls {
