@@ -61,14 +61,14 @@ fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-/// How long records wait for company in the product's producers, unless they are told otherwise.
-pub const LINGER: Duration = Duration::from_millis(1);
+/// How long records wait for company in the product's producers, unless they are told otherwise, in microseconds.
+pub const LINGER_US: u32 = 1000;
 
 /// What the product's producers are told. Ingest's is not idempotent.
-fn producer(bootstrap: &str, linger: Duration, idempotent: bool) -> ClientConfig {
+fn producer(bootstrap: &str, linger_us: u32, idempotent: bool) -> ClientConfig {
     let mut config = client(bootstrap);
     config.set("acks", "all").set("enable.idempotence", idempotent.to_string());
-    config.set("linger.ms", (linger.as_secs_f64() * 1000.0).to_string());
+    config.set("linger.ms", (f64::from(linger_us) / 1000.0).to_string());
     config.set("compression.type", "none").set("queue.buffering.max.messages", "100000");
     config
 }

@@ -14,6 +14,7 @@ use tests::materials::{KEY_ID, Materials};
 use tests::{environment, ports};
 
 use crate::allocations::{counted, counting};
+use crate::floor::LINGER_US;
 use crate::load::{Load, Quantiles, Report};
 use crate::process::Process;
 use crate::processors::{SOURCE, make_topic};
@@ -80,7 +81,7 @@ impl Default for Shape {
             partitions: 8,
             sources: 1,
             secrets: 1,
-            linger_us: 1000,
+            linger_us: LINGER_US,
             load: String::new(),
         }
     }

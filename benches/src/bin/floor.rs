@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
+use benches::floor::LINGER_US;
 use benches::floor::consume::{Consume, Work};
 use benches::floor::post::Post;
 use benches::floor::serve::Serve;
@@ -35,7 +35,7 @@ enum Floor {
         #[arg(long)]
         topic: Option<String>,
         /// How long they wait for company, in microseconds
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = LINGER_US)]
         linger_us: u32,
     },
     /// Read every record of a topic and write it to another
@@ -77,8 +77,7 @@ async fn main() -> Result<()> {
         Floor::Serve { listen, certificate, key, topic, linger_us } => {
             let bootstrap = || environment::kafka().map(|kafka| kafka.bootstrap);
             let publish = topic.map(|topic| Ok::<_, anyhow::Error>((bootstrap()?, topic))).transpose()?;
-            let linger = Duration::from_micros(linger_us.into());
-            return Serve { listen, tls: certificate.zip(key), publish, linger }.run().await;
+            return Serve { listen, tls: certificate.zip(key), publish, linger_us }.run().await;
         }
         Floor::Consume { input, output, partitions, records, open, dir, unseal } => {
             let work = match open.zip(dir) {

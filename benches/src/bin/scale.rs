@@ -1,5 +1,5 @@
-//! How ingest's cost grows: with connections, sizes, sources, secrets, partitions and linger, one at a time, beside the server of hyper,
-//! rustls and rdkafka that checks nothing; and what an idle connection keeps in memory: `./x bench scale`.
+//! How ingest's cost grows: with connections, sizes, sources, secrets, linger and partitions, one at a time, beside the server
+//! of hyper, rustls and rdkafka that checks nothing; and what an idle connection keeps in memory: `./x bench scale`.
 #![allow(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::time::Duration;

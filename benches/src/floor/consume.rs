@@ -17,7 +17,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::{LINGER, Stopwatch, Took, client, producer};
+use super::{LINGER_US, Stopwatch, Took, client, producer};
 
 /// What a loop reads and writes.
 pub struct Consume {
@@ -79,7 +79,7 @@ impl Consume {
         consumer.assign(&list)?;
         let acks = Arc::new(Acks::default());
         let producer: ThreadedProducer<Counting> =
-            producer(&self.bootstrap, LINGER, true).create_with_context(Counting(acks.clone()))?;
+            producer(&self.bootstrap, LINGER_US, true).create_with_context(Counting(acks.clone()))?;
 
         let mut begun = None;
         let mut read = 0;

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -37,8 +36,8 @@ pub struct Serve {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The brokers and the topic that bodies are published to.
     pub publish: Option<(String, String)>,
-    /// How long those wait for company.
-    pub linger: Duration,
+    /// How long those wait for company, in microseconds.
+    pub linger_us: u32,
 }
 
 struct Answering;
@@ -61,7 +60,7 @@ impl Serve {
     pub async fn run(self) -> Result<()> {
         let publisher: Publisher = match self.publish {
             Some((bootstrap, topic)) => {
-                Some(Arc::new((producer(&bootstrap, self.linger, false).create_with_context(Answering)?, topic)))
+                Some(Arc::new((producer(&bootstrap, self.linger_us, false).create_with_context(Answering)?, topic)))
             }
             None => None,
         };
