@@ -1,7 +1,7 @@
 //! Handing a record to Kafka, and knowing that it is there: no success without the acknowledgement of all in-sync replicas.
 //!
 //! Records are not sent idempotently. One whose answer was lost with a connection may be in the log twice, as if its sender had
-//! sent it twice: processors recognise it. An idempotent producer would cost a quarter more of the CPU, most of it for waiting,
+//! sent it twice: processors recognise it. An idempotent producer would cost a third more of the CPU, most of it for waiting,
 //! and make every record wait for the answer to those before it: see [`ProducerSettings::idempotent`].
 
 use std::sync::Arc;

@@ -48,7 +48,8 @@ impl Work for Router {
         let keys = self.pipeline.keys();
         let unsealed = match &item.head {
             Ok(head) => keys.sources.unseal(head, &item.value).map(|unsealed| {
-                // Each record of the inbox is a message of its own, sealed under a nonce of its own.
+                // Each record of the inbox is a message of its own, sealed under a nonce of its own, but for one that was
+                // written twice: too many rather than too few.
                 keys.sources.count(&head.source, &unsealed.key_id);
                 (head, unsealed.id)
             }),
