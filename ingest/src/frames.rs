@@ -30,6 +30,11 @@ impl<S, F> Metered<S, F> {
     pub(crate) fn new(stream: S, bears: F) -> Self {
         Self { stream, frames: Frames::new(), bears, stopped: false }
     }
+
+    /// The stream itself.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin, F: Fn(u64) -> bool + Unpin> AsyncRead for Metered<S, F> {

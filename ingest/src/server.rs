@@ -52,8 +52,9 @@ use crate::stage::raw::Client;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is said of a listener that can't accept.
 static REPEATS: Sparing = Sparing::every(Duration::from_secs(10));
-/// How long, and how much, to go on reading after an answer that came before the end of the body: closing at once would
-/// reset the connection and take the answer away from the sender.
+/// How long, and how much, to go on reading where a sender may still be sending when we close, since an answer came before the
+/// end of the body or because HTTP/2 sends both ways at any time: closing at once would reset the connection and take the
+/// answers away from the sender.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long, and how much, an HTTP/1 connection reads on for its next request, when an answer came before the end of the body.
@@ -285,7 +286,7 @@ impl Server {
         let (edge, service_life) = (self.edge.clone(), life.clone());
         let service = service_fn(move |request| respond(edge.clone(), service_life.clone(), request));
         let (frames_max, metered_life) = (limits.frames_without_request_max, life.clone());
-        let stream = Metered::new(stream, move |count| metered_life.bears(count, frames_max));
+        let mut stream = Metered::new(stream, move |count| metered_life.bears(count, frames_max));
         let connection = http2::Builder::new(Executor(self.group.clone()))
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(head_list_bytes_max(limits)).unwrap_or(u32::MAX))
@@ -295,15 +296,22 @@ impl Server {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_DEADLINE)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        self.drive(life, limits, life.idle(limits.head_deadline), |context, end| {
-            if end {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.as_mut().poll(context)
-        })
-        .await
+            .serve_connection(TokioIo::new(&mut stream), service);
+        let outcome = {
+            let mut connection = pin!(connection);
+            self.drive(life, limits, life.idle(limits.head_deadline), |context, end| {
+                if end {
+                    connection.as_mut().graceful_shutdown();
+                }
+                connection.as_mut().poll(context)
+            })
+            .await
+        };
+        if matches!(outcome, ConnectionOutcome::Ended) {
+            // Until the client has closed its side too, it may send, not having read yet that this is the end.
+            linger(stream.into_inner(), true).await;
+        }
+        outcome
     }
 
     /// Polls a connection to its end. Asks it once to end in order (by polling with `true`): when it is idle, old, at its

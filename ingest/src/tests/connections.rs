@@ -14,7 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::frames::{self, END_HEADERS, frame};
+use super::frames::{self, ACK, END_HEADERS, GOAWAY, PING, frame};
 use super::raw::{Raw, head};
 use super::{Ask, Edge, NATIVE, NONCE, PATIENCE, Wire};
 
@@ -387,12 +387,12 @@ async fn row_07_what_is_no_http2_ends_the_connection() {
         frame(frames::HEADERS, END_HEADERS, 2, &block),
         frame(frames::SETTINGS, 0, 1, &[]),
         frame(frames::SETTINGS, 0, 0, &[0; 5]),
-        frame(frames::PING, 0, 0, &[0; 7]),
+        frame(PING, 0, 0, &[0; 7]),
         frame(frames::DATA, 0, 1, b"x"),
         frame(frames::CONTINUATION, END_HEADERS, 1, &block),
         frame(frames::WINDOW_UPDATE, 0, 0, &[0; 4]),
         frame(frames::DATA, 0, 1, &vec![0; 16 * 1024 + 1]),
-        [frame(frames::HEADERS, 0, 1, &block), frame(frames::PING, 0, 0, &[0; 8])].concat(),
+        [frame(frames::HEADERS, 0, 1, &block), frame(PING, 0, 0, &[0; 8])].concat(),
     ];
     for bytes in &bad {
         let mut raw = Raw::connect(&edge).await;
@@ -688,6 +688,30 @@ async fn connections_are_kept_and_have_a_largest_number_of_requests() {
         http2.ask(&Ask::good()).await.check(200, "received");
     }
     assert!(http2.ends().await);
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn an_http2_client_may_write_until_it_has_read_that_the_connection_ends() {
+    let edge = Edge::start_with(|config| config.limits.requests_per_connection_max = 1).await;
+    let mut raw = Raw::connect(&edge).await;
+    raw.send(&Ask::good()).await;
+    raw.until(GOAWAY).await.expect("it says that it ends");
+    // The ping that comes with it measures how long the client may still send what it has not read.
+    let ping = loop {
+        let next = raw.next().await.expect("a ping");
+        if next.kind == PING {
+            break next.payload;
+        }
+    };
+    raw.write(&frame(PING, ACK, 0, &ping)).await;
+    // The server has closed its side. A reset would take from the client what it has not read.
+    assert_eq!(raw.farewell().await.map(|last| last.reason()), Some(0));
+    for _ in 0..100 {
+        assert!(raw.write(&frame(PING, 0, 0, &[7; 8])).await);
+    }
+    drop(raw);
+    edge.until("it ended in order", |edge| edge.connection_outcome("ended") == 1.0).await;
     edge.finish().await;
 }
 
