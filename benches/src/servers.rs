@@ -196,14 +196,26 @@ impl<'a> Servers<'a> {
         offered: Option<f64>,
     ) -> Result<Run> {
         let server = self.start(contender, shape).await?;
-        let (url, pid) = (url(server.listens), server.process.id());
-        self.load(&url, shape, times.warm_up, None)?;
-        let before = Used::of(pid)?;
-        let report = self.load(&url, shape, times.measured, offered)?;
-        let used = Used::of(pid)? - before;
-        let resident_mib = resident_mib(pid)?;
+        self.warm_up(&server, shape, times)?;
+        let run = self.measure(&server, shape, times, offered)?;
         self.end(server).await?;
-        Ok(Run { offered_per_second: offered, ..used.by(as_f64(report.requests), &report, resident_mib) })
+        Ok(run)
+    }
+
+    /// Lets a server run in.
+    pub fn warm_up(&self, server: &Server, shape: &Shape, times: Times) -> Result<()> {
+        self.load(&url(server.listens), shape, times.warm_up, None)?;
+        Ok(())
+    }
+
+    /// Puts a load on a server that runs.
+    pub fn measure(&self, server: &Server, shape: &Shape, times: Times, offered: Option<f64>) -> Result<Run> {
+        let pid = server.process.id();
+        let before = Used::of(pid)?;
+        let report = self.load(&url(server.listens), shape, times.measured, offered)?;
+        let used = Used::of(pid)? - before;
+        let by = used.by(as_f64(report.requests), &report, resident_mib(pid)?);
+        Ok(Run { offered_per_second: offered, ..by })
     }
 
     /// The same in a closed loop, without what it costs to make the connections: of two loads that begin alike, what the longer

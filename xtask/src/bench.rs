@@ -77,9 +77,20 @@ impl What {
     /// Words for a run that only shows that it works.
     fn smoke(self) -> &'static [&'static str] {
         match self {
-            Self::Ingest => {
-                &["--seconds", "0.3", "--warm-up", "0.1", "--rounds", "1", "--connections", "4", "--points", "0.2,0.5"]
-            }
+            Self::Ingest => &[
+                "--seconds",
+                "0.3",
+                "--warm-up",
+                "0.1",
+                "--rounds",
+                "1",
+                "--half-rounds",
+                "1",
+                "--connections",
+                "4",
+                "--points",
+                "0.2,0.5",
+            ],
             Self::Route | Self::Deliver => &["--records", "20000", "--rounds", "1", "--partitions", "2"],
             Self::Open => &["--ids", "20000", "--partitions", "2", "--rounds", "1"],
             Self::Scale => &["--seconds", "0.3", "--warm-up", "0.1", "--rounds", "1", "--up-to", "2", "--idle", "100"],

@@ -27,6 +27,9 @@ struct Options {
     /// How often each server is measured in each way
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// How often each server is measured at half load
+    #[arg(long, default_value_t = 8)]
+    half_rounds: usize,
     /// Connections
     #[arg(long, default_value_t = 64)]
     connections: u16,
@@ -68,11 +71,7 @@ async fn main() -> Result<()> {
     // The same for all: half of what the slowest takes.
     let taken = |contender| median(closed[&contender].iter().map(|run| run.received_per_second));
     let half = Contender::ALL.map(taken).into_iter().fold(f64::INFINITY, f64::min) / 2.0;
-    let mut at_half = Runs::new();
-    for round in 0..rounds {
-        eprintln!("half load ({half:.0} requests/s), round {} of {rounds}", round + 1);
-        bench.each(&mut at_half, |_| Some(half)).await?;
-    }
+    let at_half = bench.at_half(half).await?;
     let mut curves = Runs::new();
     if let Some(path) = bench.options.plot.clone() {
         for part in bench.options.points.clone() {
@@ -111,6 +110,29 @@ impl<'a> Bench<'a> {
             runs.entry(contender).or_default().push(run);
         }
         Ok(())
+    }
+
+    /// Measures each server at the same rate, in turn. All run from the first round to the last: what a tail shows is not that one
+    /// has just begun, nor that the broker has just taken another one's topic away.
+    async fn at_half(&mut self, half: f64) -> Result<Runs> {
+        let mut servers = Vec::new();
+        for contender in Contender::ALL {
+            let server = self.servers.start(contender, &self.shape).await?;
+            self.servers.warm_up(&server, &self.shape, self.times)?;
+            servers.push((contender, server));
+        }
+        let (mut runs, rounds) = (Runs::new(), self.options.half_rounds);
+        for round in 0..rounds {
+            eprintln!("half load ({half:.0} requests/s), round {} of {rounds}", round + 1);
+            for (contender, server) in &servers {
+                let run = self.servers.measure(server, &self.shape, self.times, Some(half))?;
+                runs.entry(*contender).or_default().push(run);
+            }
+        }
+        for (_, server) in servers {
+            self.servers.end(server).await?;
+        }
+        Ok(runs)
     }
 
     fn draw(&self, path: &Path, curves: &Runs) -> Result<()> {
@@ -172,7 +194,7 @@ impl<'a> Bench<'a> {
             shown(against(Contender::Http)),
             shown(p99_added_ms)
         );
-        let Options { connections, body_bytes, partitions, rounds, seconds, load, .. } = &self.options;
+        let Options { connections, body_bytes, partitions, rounds, half_rounds, seconds, load, .. } = &self.options;
         let raw: serde_json::Map<_, _> = Contender::ALL
             .iter()
             .map(|contender| {
@@ -190,7 +212,7 @@ impl<'a> Bench<'a> {
                 "ingest_p99_added_ms": p99_added_ms,
                 "ingest": {
                     "connections": connections, "body_bytes": body_bytes, "partitions": partitions, "rounds": rounds,
-                    "seconds": seconds, "load": load, "half_load_per_second": half, "runs": raw,
+                    "half_rounds": half_rounds, "seconds": seconds, "load": load, "half_load_per_second": half, "runs": raw,
                 },
             })
         };
