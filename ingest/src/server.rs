@@ -589,7 +589,7 @@ where
     }
 }
 
-/// Closes our side, and reads on for a while if there is something unread: the sender gets our answer first.
+/// Closes our side, and reads on for a while if something may be unread: the sender gets our answer first.
 async fn linger(mut stream: TlsStream<TcpStream>, unread: bool) {
     let closing = async {
         stream.shutdown().await?;

@@ -698,13 +698,8 @@ async fn an_http2_client_may_write_until_it_has_read_that_the_connection_ends() 
     raw.send(&Ask::good()).await;
     raw.until(GOAWAY).await.expect("it says that it ends");
     // The ping that comes with it measures how long the client may still send what it has not read.
-    let ping = loop {
-        let next = raw.next().await.expect("a ping");
-        if next.kind == PING {
-            break next.payload;
-        }
-    };
-    raw.write(&frame(PING, ACK, 0, &ping)).await;
+    let ping = raw.until(PING).await.expect("a ping");
+    assert!(raw.write(&frame(PING, ACK, 0, &ping.payload)).await);
     // The server has closed its side. A reset would take from the client what it has not read.
     assert_eq!(raw.farewell().await.map(|last| last.reason()), Some(0));
     for _ in 0..100 {
